@@ -1,0 +1,241 @@
+//! What the stages hand to each other: owned, serialisable values.
+//!
+//! A stage takes the value of the stage before it and gives its own; nothing else passes
+//! between them. Paths inside an image are bytes without a leading slash (`usr/bin/env`); the
+//! root is the empty path.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{debian::deb822::Stanza, digest::Sha256};
+
+/// Which packages an image wants, and from where: the manifest's images, normalised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The image's name, also that of its lock (`NAME.lock`) and refs (`deb/images/NAME/…`).
+    pub image: String,
+    /// Debian's name of the image's architecture, such as `armhf`.
+    pub architecture: String,
+    /// The repositories, in the manifest's order.
+    pub repositories: Vec<Repository>,
+    /// The requested packages, in the manifest's order.
+    pub packages: Vec<PackageRequest>,
+    /// Whether Recommends are installed too.
+    pub recommends: bool,
+    /// Whether all packages marked `Essential: yes` are installed.
+    pub essential: bool,
+    /// Priorities all of whose packages are installed (`required`, `important`).
+    pub priority: Vec<String>,
+    /// Version pins, in the manifest's order.
+    pub pins: Vec<Pin>,
+}
+
+/// One repository of the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// The manifest's name of it.
+    pub name: String,
+    /// Where it is: `http`, `https`, `file` or `copy` URIs, tried in turn. Empty: the host's own
+    /// apt sources that serve the suites.
+    pub uris: Vec<String>,
+    /// The suites, such as `bookworm`; a name that ends in `/` is a flat repository's path.
+    pub suites: Vec<String>,
+    /// The components, such as `main`.
+    pub components: Vec<String>,
+    /// Keyring files (binary or armoured), or an armoured key itself. Empty: the host's archive
+    /// keyring.
+    pub signed_by: Vec<String>,
+    /// Whether an expired Release file is refused.
+    pub check_valid_until: bool,
+    /// Whether the repository is used without any signature. Loud, and never the default.
+    pub trusted: bool,
+}
+
+/// One entry of an image's `packages`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageRequest {
+    /// The package's name, perhaps of a virtual package; may carry an architecture (`libc6:i386`).
+    pub name: String,
+    /// Which of its versions.
+    pub constraint: Constraint,
+}
+
+/// Which version of a requested package is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Constraint {
+    /// The candidate.
+    Any,
+    /// `name=version`.
+    Version(String),
+    /// `name/suite`: the version of that suite or codename.
+    Suite(String),
+    /// `name-`: it must not be installed.
+    Absent,
+}
+
+/// One pin, with the meaning of apt_preferences(5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Names, globs or `/regex/`, as after `Package:`; several apart by spaces.
+    pub package: String,
+    /// As after `Pin:`, such as `release n=bookworm-backports`, `version 1.2*` or
+    /// `origin mirror.example`.
+    pub pin: String,
+    /// As after `Pin-Priority:`.
+    pub priority: i32,
+}
+
+/// What an image is made of: one stanza a package, sorted by name, version and architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lockfile {
+    /// The packages.
+    pub packages: Vec<LockedPackage>,
+    /// The digest of the [`Request`] it answers; none in a lock that another tool made.
+    pub request: Option<Sha256>,
+}
+
+/// One package of a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedPackage {
+    /// The package's name.
+    pub name: String,
+    /// Its version, as in the stanza.
+    pub version: String,
+    /// Its architecture, `all` included.
+    pub architecture: String,
+    /// Where the deb is below a repository's URI.
+    pub filename: String,
+    /// The deb's size in bytes.
+    pub size: u64,
+    /// The deb's SHA-256.
+    pub sha256: Sha256,
+    /// Which repository of the manifest it came from; none in a lock that another tool made.
+    pub repository: Option<String>,
+    /// The whole stanza, treestrap's own fields among it.
+    pub stanza: Stanza,
+}
+
+impl LockedPackage {
+    /// `name_version_architecture`, as people and logs write a package.
+    pub fn id(&self) -> String {
+        format!("{}_{}_{}", self.name, self.version, self.architecture)
+    }
+}
+
+/// Packages that are in the store, in the lock's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ingested {
+    /// The packages.
+    pub packages: Vec<IngestedPackage>,
+}
+
+/// One deb in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngestedPackage {
+    /// The package's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture, `all` included.
+    pub architecture: String,
+    /// The deb's SHA-256.
+    pub deb: Sha256,
+    /// The commit at `deb/pool/…`, whose tree has the folders `data`, `control` and `info`.
+    pub commit: Sha256,
+}
+
+/// An unpacked tree: what `dpkg --unpack` of all packages leaves in an empty root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Composed {
+    /// The image's name.
+    pub image: String,
+    /// The image's architecture.
+    pub architecture: String,
+    /// The commit at `deb/images/IMAGE/unpacked`.
+    pub commit: Sha256,
+    /// Its packages, in the lock's order, with what stage 2 needs to know of them.
+    pub packages: Vec<UnpackedPackage>,
+}
+
+/// What stage 2 needs to know of an unpacked package.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpackedPackage {
+    /// The package's name.
+    pub name: String,
+    /// `name`, or `name:architecture` where dpkg says so (`Multi-Arch: same`, or foreign).
+    pub qualified_name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture.
+    pub architecture: String,
+    /// The control stanza, as text.
+    pub control: String,
+    /// Which maintainer scripts it has: `preinst`, `postinst`, `config`, ….
+    pub scripts: Vec<String>,
+}
+
+/// What stage 2 changed, with contents in the store already, and how it went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Configured {
+    /// The image's name.
+    pub image: String,
+    /// The changes against the composed tree, parents before children.
+    pub changes: Vec<TreeChange>,
+    /// What was asked of the sandbox and what was given, for the commit's metadata.
+    pub enforced: serde_json::Value,
+    /// Seconds per package, in the order in which they were configured.
+    pub packages: Vec<(String, f64)>,
+}
+
+/// One difference between the composed tree and the configured one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeChange {
+    /// The path.
+    pub path: Vec<u8>,
+    /// What is there now.
+    pub now: TreeEntry,
+}
+
+/// What is at a changed path now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TreeEntry {
+    /// Nothing: it was removed, with all below it.
+    Absent,
+    /// A folder with this metadata. `opaque`: what the composed tree has below it is gone.
+    Folder {
+        /// Owner, mode and extended attributes.
+        metadata: Metadata,
+        /// Whether nothing of the composed tree shows through.
+        opaque: bool,
+    },
+    /// A file or a symbolic link whose object is in the store.
+    Object {
+        /// The content object's checksum, which covers owner, mode and extended attributes.
+        checksum: Sha256,
+        /// Paths with the same number are hard links of one file; none where it has one name.
+        hard_link: Option<u64>,
+    },
+}
+
+/// Owner, mode and extended attributes, as they are in the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// File type and permission bits, as in `st_mode`.
+    pub mode: u32,
+    /// Extended attributes, sorted by name; names without a trailing NUL.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A finished image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The image's name.
+    pub image: String,
+    /// The commit at `deb/images/IMAGE/configured`.
+    pub commit: Sha256,
+}
