@@ -1,1 +1,3 @@
-//! (being written)
+//! The lock stage: request + archive indexes → [`Lockfile`](crate::artefacts::Lockfile).
+
+pub mod index;
