@@ -21,7 +21,9 @@ use nix::{
     mount::{MsFlags, mount},
 };
 use rustix::fs::{XattrFlags, lgetxattr, lgetxattr_query, llistxattr, lsetxattr};
-use sandbox::view::{Device, Listing, Owners, Serve, StoredTree, list_folder, serve};
+use sandbox::view::{
+    Device, Listing, Obstacle, Owners, Serve, StoredTree, list_folder, probe_data, probe_redirect, serve,
+};
 
 /// What one entry is, as a program sees it. Inode numbers stand for which names are one file.
 #[derive(Debug, PartialEq, Eq)]
@@ -340,5 +342,48 @@ fn errors_are_those_of_any_file_system() {
         assert!(cat("etc/empty") && !cat("etc/shadow") && !cat("home/user/none"));
         let status = nix::sys::statvfs::statvfs(&view).unwrap();
         assert_eq!((status.name_max(), status.blocks_available()), (255, 0));
+    });
+}
+
+#[test]
+fn probes_find_what_works() {
+    inside("probes_find_what_works", |scratch| {
+        // A comma and a colon in the path must not matter.
+        let odd = scratch.join("a,b:c");
+        fs::create_dir(&odd).unwrap();
+        probe_data(&odd).unwrap();
+        let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next(), numbers.next());
+        match probe_redirect(&odd) {
+            Ok(()) => {}
+            Err(refusal) => assert!(version < (Some(6), Some(16)), "{release}: {refusal:?}"),
+        }
+        assert_eq!(fs::read_dir(&odd).unwrap().count(), 0, "nothing is left");
+        assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains("view-probe"));
+        // Something that is no device, and nothing at all.
+        let device = scratch.join("device");
+        fs::write(&device, b"").unwrap();
+        let none: Option<&str> = None;
+        mount(Some(&device), "/dev/fuse", none, MsFlags::MS_BIND, none).unwrap();
+        assert_eq!(probe_data(&odd).unwrap_err().obstacle, Obstacle::MountRefused);
+        mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let refusal = probe_data(&odd).unwrap_err();
+        assert_eq!(refusal.obstacle, Obstacle::DeviceMissing);
+        assert!(refusal.error.hint().is_some_and(|hint| hint.contains("modprobe fuse")));
+    });
+}
+
+/// On a machine whose /dev/fuse is closed to users: the namespace's root is none there.
+#[test]
+fn closed_device_is_explained() {
+    inside("closed_device_is_explained", |scratch| {
+        let none: Option<&str> = None;
+        // Owned by an id that is not mapped: the file of somebody else's that no user may open.
+        let foreign = Path::new("/proc/sys/vm/compact_memory");
+        mount(Some(foreign), "/dev/fuse", none, MsFlags::MS_BIND, none).unwrap();
+        let refusal = probe_redirect(scratch).unwrap_err();
+        assert_eq!(refusal.obstacle, Obstacle::DeviceForbidden);
+        assert_eq!(refusal.error.hint(), Some("sudo chmod 0666 /dev/fuse"));
     });
 }

@@ -16,6 +16,15 @@ pub(crate) enum Place<'a> {
     Open(BorrowedFd<'a>),
     /// A path whose last part is not followed.
     Path(&'a CStr),
+    /// What an `O_PATH` descriptor refers to, which must not be a symbolic link.
+    Descriptor(BorrowedFd<'a>),
+}
+
+impl Place<'_> {
+    /// The name by which /proc leads to a descriptor's file: the attribute calls refuse `O_PATH`.
+    fn name(fd: BorrowedFd<'_>) -> CString {
+        CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits have no NUL")
+    }
 }
 
 /// Calls with an ever larger buffer until the answer fits: it may grow between two calls.
@@ -43,6 +52,7 @@ pub(crate) fn names(place: Place<'_>) -> nix::Result<Vec<CString>> {
             match place {
                 Place::Open(fd) => libc::flistxattr(fd.as_raw_fd(), start, size),
                 Place::Path(path) => libc::llistxattr(path.as_ptr(), start, size),
+                Place::Descriptor(fd) => libc::listxattr(Place::name(fd).as_ptr(), start, size),
             }
         };
         check(length as libc::c_long).map(|length| length as usize)
@@ -64,6 +74,7 @@ pub(crate) fn get(place: Place<'_>, name: &CStr) -> nix::Result<Option<Vec<u8>>>
             match place {
                 Place::Open(fd) => libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), start, size),
                 Place::Path(path) => libc::lgetxattr(path.as_ptr(), name.as_ptr(), start, size),
+                Place::Descriptor(fd) => libc::getxattr(Place::name(fd).as_ptr(), name.as_ptr(), start, size),
             }
         };
         check(length as libc::c_long).map(|length| length as usize)
@@ -82,6 +93,7 @@ pub(crate) fn set(place: Place<'_>, name: &CStr, value: &[u8]) -> nix::Result<()
         match place {
             Place::Open(fd) => libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), start, size, 0),
             Place::Path(path) => libc::lsetxattr(path.as_ptr(), name.as_ptr(), start, size, 0),
+            Place::Descriptor(fd) => libc::setxattr(Place::name(fd).as_ptr(), name.as_ptr(), start, size, 0),
         }
     };
     check(result.into()).map(drop)

@@ -35,6 +35,7 @@ mod builder;
 mod device;
 mod folder;
 mod listing;
+mod probe;
 mod readonly;
 mod stored;
 mod tree;
@@ -43,6 +44,7 @@ pub use builder::{ListingBuilder, Metadata};
 pub use device::{Device, ServerHandle, serve};
 pub use folder::list_folder;
 pub use listing::Listing;
+pub use probe::{Obstacle, Refusal, Verdict, probe_data, probe_redirect};
 pub use stored::StoredTree;
 pub use tree::{Entry, Kind, Node, ROOT, Tree};
 
