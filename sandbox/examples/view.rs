@@ -2,7 +2,7 @@
 //! measuring them. To be run by the root of a user and a mount namespace:
 //!
 //! ```text
-//! unshare --user --map-root-user --map-auto --mount -- view data|redirect SOURCE SCRATCH COMMAND…
+//! unshare --user --map-root-user --map-auto --mount -- view data|redirect|cow SOURCE SCRATCH COMMAND…
 //! ```
 //!
 //! SCRATCH is an empty folder. `data` is read-only; the others keep changes in SCRATCH/upper.
@@ -14,11 +14,11 @@ use std::{
 };
 
 use nix::mount::{MsFlags, mount};
-use sandbox::view::{Device, Listing, Owners, Serve, StoredTree, list_folder, serve};
+use sandbox::view::{Device, Listing, Owners, Serve, StoredTree, list_folder, serve, serve_writable};
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut arguments = env::args_os().skip(1);
-    let mut next = || arguments.next().ok_or("usage: view data|redirect SOURCE SCRATCH COMMAND…");
+    let mut next = || arguments.next().ok_or("usage: view data|redirect|cow SOURCE SCRATCH COMMAND…");
     let (mode, source, scratch) = (next()?, PathBuf::from(next()?), PathBuf::from(next()?));
     let command = next()?;
     let folders = ["view", "upper", "work", "merged"].map(|name| scratch.join(name));
@@ -47,7 +47,12 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
                 .map_err(io::Error::from)?;
             merged
         }
-        _ => return Err("data or redirect".into()),
+        Some("cow") => {
+            device.mount(&view, true)?;
+            serve_writable(device, tree, &upper, &work, Owners::Real)?;
+            view
+        }
+        _ => return Err("data, redirect or cow".into()),
     };
     let status = Command::new(command).args(arguments).current_dir(root).status()?;
     Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))

@@ -1,7 +1,7 @@
 //! What the file systems of [`crate::view`] need of the kernel and nix does not offer.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -9,17 +9,24 @@ use nix::sys::time::TimeSpec;
 
 use super::check;
 
-/// fsetxattr(2) with its flags (`XATTR_CREATE`, `XATTR_REPLACE`).
-pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &CStr, value: &[u8], flags: i32) -> nix::Result<()> {
-    let (start, size) = (value.as_ptr().cast(), value.len());
-    // SAFETY: the value is as large as said, and the name is NUL-terminated.
-    check(unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), start, size, flags) }.into()).map(drop)
+/// The name by which /proc leads to what an `O_PATH` descriptor refers to.
+fn name_of(file: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("digits have no NUL")
 }
 
-/// fremovexattr(2).
+/// setxattr(2) with its flags (`XATTR_CREATE`, `XATTR_REPLACE`) on what an `O_PATH` descriptor refers
+/// to, which must not be a symbolic link.
+pub(crate) fn set_xattr(file: BorrowedFd<'_>, name: &CStr, value: &[u8], flags: i32) -> nix::Result<()> {
+    let (path, start, size) = (name_of(file), value.as_ptr().cast(), value.len());
+    // SAFETY: the value is as large as said; path and name are NUL-terminated.
+    check(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), start, size, flags) }.into()).map(drop)
+}
+
+/// removexattr(2), likewise.
 pub(crate) fn remove_xattr(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
-    // SAFETY: the name is NUL-terminated.
-    check(unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) }.into()).map(drop)
+    let path = name_of(file);
+    // SAFETY: path and name are NUL-terminated.
+    check(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) }.into()).map(drop)
 }
 
 /// utimensat(2) of what an `O_PATH` descriptor refers to, a symbolic link itself included.

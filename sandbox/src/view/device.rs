@@ -8,7 +8,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use fuser::{Config, Filesystem, Session, SessionACL};
+use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
@@ -132,10 +132,20 @@ pub fn serve(device: Device, tree: impl Tree, mode: Serve, owners: Owners) -> Re
 
 /// Shakes hands with the kernel and starts the threads.
 pub(super) fn start(device: Device, filesystem: impl Filesystem) -> Result<ServerHandle> {
+    start_notifying(device, filesystem, |_| {})
+}
+
+/// The same for a file system that tells the kernel what it has to ask for again.
+pub(super) fn start_notifying(
+    device: Device,
+    filesystem: impl Filesystem,
+    take: impl FnOnce(Notifier),
+) -> Result<ServerHandle> {
     let mut config = Config::default();
     config.n_threads = Some(threads());
     let session = Session::from_fd(filesystem, device.0, SessionACL::All, config)
         .doing("answering the first request of a FUSE mount (is it mounted?)")?;
+    take(session.notifier());
     let thread = thread::Builder::new().name("view".to_owned()).spawn(move || session.run());
     Ok(ServerHandle { thread: thread.doing("starting the threads of a FUSE file system")? })
 }

@@ -32,6 +32,7 @@
 
 mod attributes;
 mod builder;
+mod cow;
 mod device;
 mod folder;
 mod listing;
@@ -41,6 +42,7 @@ mod stored;
 mod tree;
 
 pub use builder::{ListingBuilder, Metadata};
+pub use cow::serve_writable;
 pub use device::{Device, ServerHandle, serve};
 pub use folder::list_folder;
 pub use listing::Listing;
