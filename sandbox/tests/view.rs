@@ -12,13 +12,14 @@ use std::{
     process::Command,
 };
 
-use namespace::inside;
+use namespace::{inside, inside_single};
 use nix::{
     libc::{S_IFDIR, S_IFMT},
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
 };
 use sandbox::view::{
-    Device, Listing, Obstacle, Owners, Serve, StoredTree, list_folder, probe_data, probe_redirect, serve,
+    Device, Listing, ListingBuilder, Metadata, Obstacle, Owners, ROOT, Serve, StoredTree, list_folder,
+    probe_data, probe_redirect, serve, serve_writable,
 };
 use trees::{assert_same, make_tree, mount_overlay, see, xattr};
 
@@ -192,5 +193,65 @@ fn closed_device_is_explained() {
         let refusal = probe_redirect(scratch).unwrap_err();
         assert_eq!(refusal.obstacle, Obstacle::DeviceForbidden);
         assert_eq!(refusal.error.hint(), Some("sudo chmod 0666 /dev/fuse"));
+    });
+}
+
+/// Where one id alone is mapped, everything has to be root's: overlayfs could not copy up a file of
+/// an owner that does not exist there.
+#[test]
+fn one_id_is_enough() {
+    inside_single("one_id_is_enough", |scratch| {
+        fs::create_dir(scratch.join("objects")).unwrap();
+        fs::write(scratch.join("objects/1"), "content").unwrap();
+        let tree = || {
+            let folder = Metadata { mode: 0o2775, uid: 33, gid: 42, ..Metadata::default() };
+            let mut builder = ListingBuilder::new(&folder).unwrap();
+            let etc = builder.folder(ROOT, b"etc", &folder).unwrap();
+            builder.file(etc, b"file", &Metadata { mode: 0o640, ..folder }, 7, b"1").unwrap();
+            StoredTree::new(builder.finish().unwrap(), &scratch.join("objects")).unwrap()
+        };
+        for mode in ["data", "redirect", "cow"] {
+            let scratch = scratch.join(mode);
+            let [view, upper, work] = ["view", "upper", "work"].map(|name| scratch.join(name));
+            for folder in [&view, &upper, &work] {
+                fs::create_dir_all(folder).unwrap();
+            }
+            let device = Device::open().unwrap();
+            device.mount(&view, mode == "cow").unwrap();
+            let root = match mode {
+                "cow" => serve_writable(device, tree(), &upper, &work, Owners::Root).map(|_| view),
+                "data" => serve(device, tree(), Serve::Data, Owners::Root).map(|_| view),
+                _ => serve(device, tree(), Serve::Metadata, Owners::Root).map(|_| {
+                    mount_overlay(
+                        &format!("{}::{}", view.display(), scratch.join("../objects").display()),
+                        &scratch,
+                    )
+                }),
+            };
+            let file = root.unwrap().join("etc/file");
+            let status = fs::metadata(&file).unwrap();
+            assert_eq!((status.uid(), status.gid(), status.mode() & 0o7777), (0, 0, 0o640), "{mode}");
+            assert_eq!(fs::read(&file).unwrap(), b"content", "{mode}");
+            if mode != "data" {
+                fs::write(&file, "changed").unwrap();
+                assert_eq!(fs::read(upper.join("etc/file")).unwrap(), b"changed", "{mode}");
+                assert_eq!(fs::metadata(upper.join("etc")).unwrap().mode() & 0o7777, 0o2775, "{mode}");
+            }
+        }
+    });
+}
+
+#[test]
+fn server_ends_with_its_mount() {
+    inside("server_ends_with_its_mount", |scratch| {
+        let (source, view) = (scratch.join("source"), scratch.join("view"));
+        [&source, &view].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        let device = Device::open().unwrap();
+        device.mount(&view, false).unwrap();
+        let tree = StoredTree::new(list_folder(&source).unwrap(), &source).unwrap();
+        let server = serve(device, tree, Serve::Data, Owners::Real).unwrap();
+        assert!(!server.is_finished());
+        umount2(&view, MntFlags::empty()).unwrap();
+        server.wait().unwrap();
     });
 }

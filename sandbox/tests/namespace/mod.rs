@@ -31,9 +31,26 @@ fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");
 }
 
+/// How many ids a namespace has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    Range,
+    One,
+}
+
 /// Runs `body` inside, as root of a namespace where ids 0 to 65535 are mapped. `test` is the test's
 /// own name; `body` gets an empty folder of the host's disk that the namespace's root owns.
 pub(crate) fn inside(test: &str, body: impl FnOnce(&Path)) {
+    run(test, Ids::Range, body);
+}
+
+/// The same in a namespace where id 0 alone is mapped, as in a container without a range.
+#[allow(dead_code)] // not every test program has such a test
+pub(crate) fn inside_single(test: &str, body: impl FnOnce(&Path)) {
+    run(test, Ids::One, body);
+}
+
+fn run(test: &str, ids: Ids, body: impl FnOnce(&Path)) {
     if std::env::var(INSIDE).is_ok_and(|name| name == test) {
         let scratch = std::env::current_dir().expect("the scratch folder");
         return body(&scratch);
@@ -44,7 +61,7 @@ pub(crate) fn inside(test: &str, body: impl FnOnce(&Path)) {
     } else if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         return skip(test, &format!("/dev/fuse: {error}"));
     }
-    let mut child = command(test, scratch.path()).spawn().expect("starting unshare(1)");
+    let mut child = command(test, ids, scratch.path()).spawn().expect("starting unshare(1)");
     // A line says that the namespace exists; then its ids are mapped and it goes on.
     let mut ready = [0];
     let unshared = child.stdout.take().expect("a pipe").read(&mut ready).expect("reading") == 1;
@@ -52,7 +69,7 @@ pub(crate) fn inside(test: &str, body: impl FnOnce(&Path)) {
         let _ = child.wait();
         return skip(test, "no user namespace (unshare --user failed)");
     }
-    if let Err(reason) = map_ids(child.id()) {
+    if let Err(reason) = map_ids(child.id(), ids) {
         let _ = child.kill();
         let _ = child.wait();
         return skip(test, &reason);
@@ -64,7 +81,7 @@ pub(crate) fn inside(test: &str, body: impl FnOnce(&Path)) {
 }
 
 /// The chain of programs that ends in this one again; all of them are one process.
-fn command(test: &str, scratch: &Path) -> Command {
+fn command(test: &str, ids: Ids, scratch: &Path) -> Command {
     const OWN_DEVICE: &str = r#"
         set -e
         mount -t tmpfs -o mode=755,size=64k tmpfs /mnt
@@ -75,7 +92,7 @@ fn command(test: &str, scratch: &Path) -> Command {
     const OWN_NAMESPACE: &str = r#"
         exec unshare --user --mount -- sh -c '
             echo; read go || exit 1
-            exec setpriv --reuid 0 --regid 0 --clear-groups -- "$1" --exact "$2" --nocapture >&2' sh "$1" "$2""#;
+            exec setpriv --reuid 0 --regid 0 "$GROUPS_OPTION" -- "$1" --exact "$2" --nocapture >&2' sh "$1" "$2""#;
     let program = std::env::current_exe().expect("this program");
     let mut command;
     if is_root() {
@@ -86,12 +103,35 @@ fn command(test: &str, scratch: &Path) -> Command {
         command = Command::new("sh");
         command.args(["-c", OWN_NAMESPACE, "sh"]).arg(program).arg(test);
     }
-    command.env(INSIDE, test).current_dir(scratch).stdin(Stdio::piped()).stdout(Stdio::piped());
+    // setgroups(2) is denied where one id alone is mapped; user_namespaces(7).
+    let groups = if ids == Ids::Range { "--clear-groups" } else { "--keep-groups" };
+    command
+        .env(INSIDE, test)
+        .env("GROUPS_OPTION", groups)
+        .current_dir(scratch)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     command
 }
 
-/// Maps 65536 ids: as root directly, else through newuidmap(1) and the first range of /etc/subuid.
-fn map_ids(pid: u32) -> Result<(), String> {
+/// Maps the ids: as root directly; else one by itself, and a range through newuidmap(1), from the
+/// first line in /etc/subuid.
+fn map_ids(pid: u32, ids: Ids) -> Result<(), String> {
+    if ids == Ids::One {
+        let (uid, gid) = match is_root() {
+            true => (ACCOUNT, ACCOUNT),
+            false => (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
+        };
+        let files = [
+            ("setgroups", "deny".to_owned()),
+            ("uid_map", format!("0 {uid} 1")),
+            ("gid_map", format!("0 {gid} 1")),
+        ];
+        for (file, text) in files {
+            fs::write(format!("/proc/{pid}/{file}"), text).map_err(|error| format!("{file}: {error}"))?;
+        }
+        return Ok(());
+    }
     if is_root() {
         for (file, own) in [("uid_map", ACCOUNT), ("gid_map", ACCOUNT)] {
             let map = format!("0 {own} 1\n1 {FIRST_ID} {}\n", IDS - 1);
