@@ -11,7 +11,7 @@
 //! tree.rs        the trait Tree: what is served
 //! listing.rs     … as flat bytes that go from process to process;  builder.rs makes them
 //! stored.rs      … with the contents below a folder;  folder.rs lists a plain folder
-//! readonly.rs    the file system for Metadata and Data
+//! readonly.rs    the file system for Metadata and Data;  kept.rs holds its open files
 //! cow/           the writable one
 //! device.rs      opening /dev/fuse, mounting, serving
 //! probe.rs       whether all of that works here
@@ -35,6 +35,7 @@ mod builder;
 mod cow;
 mod device;
 mod folder;
+mod kept;
 mod listing;
 mod probe;
 mod readonly;

@@ -1,13 +1,7 @@
 //! The read-only file system: a tree's metadata, and its data too if asked. Nothing in it changes,
 //! so the kernel is told to keep whatever it was told, and there is no state and no lock.
 
-use std::{
-    ffi::OsStr,
-    fs::File,
-    io,
-    os::unix::{ffi::OsStrExt, fs::FileExt},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::Arc};
 
 use fuser::{
     Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
@@ -18,6 +12,7 @@ use fuser::{
 use super::{
     Owners, Serve,
     attributes::{FOREVER, attributes, file_type, reply_with_room, shown_name},
+    kept::{KeptFiles, read_fully},
     tree::{Kind, ROOT, Tree},
 };
 
@@ -30,24 +25,17 @@ const REDIRECT: &[u8] = b"user.overlay.redirect";
 /// Offsets 1 and 2 in a folder are `.` and `..`; entry n of the folder is at FIRST_ENTRY + n.
 const FIRST_ENTRY: u64 = 3;
 
-/// How many files stay open between two reads. Only files of more than one read (128 KiB and more)
-/// profit, so a few are enough.
-const OPEN_FILES: usize = 32;
-
-/// A file kept open, with its inode.
-type KeptFile = Mutex<Option<(u64, Arc<File>)>>;
-
 /// Serves a tree that never changes.
 pub(super) struct ReadOnly<T> {
     tree: T,
     serve: Serve,
     owners: Owners,
-    files: [KeptFile; OPEN_FILES],
+    files: KeptFiles,
 }
 
 impl<T: Tree> ReadOnly<T> {
     pub(super) fn new(tree: T, serve: Serve, owners: Owners) -> Self {
-        ReadOnly { tree, serve, owners, files: Default::default() }
+        ReadOnly { tree, serve, owners, files: KeptFiles::new() }
     }
 
     fn attributes(&self, inode: u64) -> Option<FileAttr> {
@@ -70,20 +58,6 @@ impl<T: Tree> ReadOnly<T> {
         }
     }
 
-    /// The content of a file, from those kept open if it is there.
-    fn file(&self, inode: u64) -> io::Result<Arc<File>> {
-        // A poisoned lock would mean that copying a pointer panicked; its content is sound anyway.
-        let kept = &self.files[inode as usize % OPEN_FILES];
-        if let Some((known, file)) = &*kept.lock().unwrap_or_else(PoisonError::into_inner)
-            && *known == inode
-        {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(self.tree.open(inode)?);
-        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((inode, Arc::clone(&file)));
-        Ok(file)
-    }
-
     fn read(&self, inode: u64, offset: u64, size: u32) -> io::Result<Vec<u8>> {
         let length = self.tree.node(inode).ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?.size;
         let wanted = length.saturating_sub(offset).min(size.into()) as usize;
@@ -91,17 +65,11 @@ impl<T: Tree> ReadOnly<T> {
         if wanted == 0 {
             return Ok(buffer);
         }
-        let file =
-            if u64::from(size) < length { self.file(inode)? } else { Arc::new(self.tree.open(inode)?) };
-        let mut filled = 0;
-        while filled < wanted {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let file = match u64::from(size) < length {
+            true => self.files.get(inode, || self.tree.open(inode))?,
+            false => Arc::new(self.tree.open(inode)?), // there will be no second piece
+        };
+        let filled = read_fully(&file, &mut buffer, offset)?;
         // Shorter than the commit says: the object is damaged. The kernel would show zeroes.
         if filled < wanted { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(buffer) }
     }

@@ -166,18 +166,20 @@ impl<T: Tree> Layers<T> {
         Ok(())
     }
 
-    /// The kernel does not know the node any more. It will look its name up again before it uses it.
-    pub(super) fn forget(&mut self, id: u64, lookups: u64) {
-        let Some(known) = self.nodes.get_mut(&id).filter(|_| id != ROOT) else { return };
+    /// Counts what the kernel forgot. True: it does not know the node any more, and will look its name
+    /// up again before it uses it.
+    pub(super) fn forget(&mut self, id: u64, lookups: u64) -> bool {
+        let Some(known) = self.nodes.get_mut(&id).filter(|_| id != ROOT) else { return false };
         known.lookups = known.lookups.saturating_sub(lookups);
         if known.lookups > 0 {
-            return;
+            return false;
         }
         if let Some(fd) = self.nodes.remove(&id).and_then(|known| known.upper)
             && let Ok(status) = upper::status(fd.as_fd())
         {
             self.by_upper.remove(&status.st_ino);
         }
+        true
     }
 
     /// The node in the upper folder, copied there if it is not yet. `empty`: without a file's
@@ -261,7 +263,7 @@ impl<T: Tree> Layers<T> {
         upper::set_both_times(fd, &modified, &modified)
     }
 
-    /// Makes something new under a name that nothing has. Its group is the folder's if that is
+    /// Makes something new under a name that nothing has, and gives its number. Its group is the folder's if that is
     /// set-gid (inode(7)).
     pub(super) fn create(
         &mut self,
@@ -270,7 +272,7 @@ impl<T: Tree> Layers<T> {
         mode: u32,
         owner: (u32, u32),
         make: impl FnOnce(BorrowedFd<'_>, &OsStr) -> nix::Result<()>,
-    ) -> nix::Result<Found> {
+    ) -> nix::Result<u64> {
         let above = self.copy_up(folder, false)?;
         let located = self.locate(folder)?;
         let parent = upper::status(above.as_fd())?;
@@ -296,7 +298,7 @@ impl<T: Tree> Layers<T> {
         };
         let fd = self.upper.create(above.as_fd(), name, make, ready)?;
         let status = upper::status(fd.as_fd())?;
-        self.know(&located, name, fd, &status)
+        self.know(&located, name, fd, &status).map(|found| found.id)
     }
 
     /// Gives a node another name.

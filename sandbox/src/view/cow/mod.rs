@@ -6,6 +6,10 @@
 //! names of a hard-linked file of the tree part when one is changed, removed names leave whiteouts.
 //! Better than there, a file that is open for reading sees what is written to it after copying up.
 //!
+//! Files are copied up by what changes them, not by being opened for it. The kernel opens files by
+//! itself, without a message, so there are no file handles: a number stands for a file as long as the
+//! kernel knows it, with a name or without.
+//!
 //! Every name and attribute goes through this one mount, so the kernel caches them for good; only
 //! what the upper folder's own file system does by itself (times on writing) it is told again.
 //! fsync(2) does nothing: the upper folder is thrown away on failure.
@@ -27,7 +31,7 @@ use std::{
     },
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -36,8 +40,8 @@ use std::{
 use fuser::{
     BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::{
     errno::Errno,
@@ -54,11 +58,13 @@ use nix::{
 use super::{
     Device, Owners, ServerHandle,
     attributes::{FOREVER, attributes, reply_with_room, shown_name, time},
-    device, readonly,
+    device,
+    kept::{KeptFiles, read_fully},
+    readonly,
     tree::{Kind, Tree},
 };
 use crate::error::{Doing, Result};
-use layers::{Found, Layers, errno};
+use layers::{Layers, errno};
 use upper::Upper;
 
 /// Serves `tree` with changes kept in the folder `upper`; `work` is an empty folder on the same file
@@ -87,12 +93,8 @@ pub fn serve_writable(
     device::start_notifying(device, cow, |notifier| drop(kernel.set(notifier)))
 }
 
-/// An open file.
-struct Opened {
-    file: File,
-    /// Whose content it is, while that is the tree's.
-    lower_of: Option<u64>,
-}
+/// Marks the key of an open file in the upper folder.
+const IN_UPPER: u64 = 1 << 63;
 
 /// What an open folder showed when it was last read from its start: number, file type bits, name.
 type Shown = Arc<Vec<(u64, u32, Vec<u8>)>>;
@@ -103,7 +105,7 @@ struct Cow<T> {
     upper: Arc<Upper>,
     layers: Mutex<Layers<T>>,
     owners: Owners,
-    files: RwLock<HashMap<u64, Arc<Opened>>>,
+    files: KeptFiles,
     folders: Mutex<HashMap<u64, Shown>>,
     next: AtomicU64,
     kernel: Arc<OnceLock<Notifier>>,
@@ -131,7 +133,7 @@ impl<T: Tree> Cow<T> {
             upper,
             layers: Mutex::new(layers),
             owners,
-            files: RwLock::default(),
+            files: KeptFiles::new(),
             folders: Mutex::default(),
             next: AtomicU64::new(1),
             kernel: Arc::default(),
@@ -196,74 +198,65 @@ impl<T: Tree> Cow<T> {
         (folder, name): (INodeNo, &OsStr),
         mode: u32,
         make: impl FnOnce(std::os::fd::BorrowedFd<'_>, &OsStr) -> nix::Result<()>,
-    ) -> nix::Result<(Found, FileAttr)> {
+    ) -> nix::Result<FileAttr> {
         if name.len() > libc::NAME_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
         let mut layers = self.layers();
         let owner = (request.uid(), request.gid());
         let made = layers.create(folder.0, name.as_bytes(), mode, owner, make)?;
-        let attributes = self.enter(&mut layers, made.id)?;
-        Ok((made, attributes))
+        self.enter(&mut layers, made)
     }
 
-    fn keep(&self, opened: Opened) -> FileHandle {
-        let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(handle, Arc::new(opened));
-        FileHandle(handle)
-    }
-
-    fn opened(&self, handle: FileHandle) -> nix::Result<Arc<Opened>> {
-        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        files.get(&handle.0).cloned().ok_or(Errno::EBADF)
-    }
-
-    fn open_node(&self, id: u64, flags: OpenFlags) -> nix::Result<Opened> {
-        // Appending is the kernel's affair, which knows the size; O_TRUNC comes as a setattr.
-        let access = OFlag::from_bits_truncate(flags.0) & OFlag::O_ACCMODE;
-        let mut layers = self.layers();
-        if access == OFlag::O_RDONLY {
-            let located = layers.locate(id)?;
-            if located.upper.is_none() {
-                let inode = located.lower.ok_or(Errno::ESTALE)?;
-                return Ok(Opened { file: self.tree.open(inode).map_err(errno)?, lower_of: Some(id) });
-            }
+    /// The content of a file, for reading.
+    fn file(&self, id: u64) -> nix::Result<Arc<File>> {
+        let located = self.layers().locate(id)?;
+        if let Some(fd) = located.upper {
+            return self.upper_file(id, &fd);
         }
-        let fd = layers.copy_up(id, false)?;
-        // Reading, too: the kernel fills up partly written pages of a mapping.
-        let access = if access == OFlag::O_WRONLY { OFlag::O_RDWR } else { access };
-        Ok(Opened { file: self.upper.open(fd.as_fd(), access)?, lower_of: None })
+        let inode = located.lower.ok_or(Errno::ESTALE)?;
+        self.files.get(id, || self.tree.open(inode).map_err(errno))
     }
 
-    fn read_node(&self, handle: FileHandle, offset: u64, size: u32) -> nix::Result<Vec<u8>> {
-        let opened = self.opened(handle)?;
-        // Copied up since it was opened?
-        let above = match opened.lower_of {
-            Some(id) => self.layers().locate(id)?.upper,
-            None => None,
-        };
-        let copy = above.map(|fd| self.upper.open(fd.as_fd(), OFlag::O_RDONLY)).transpose()?;
-        let file = copy.as_ref().unwrap_or(&opened.file);
+    /// The content of a file, for writing.
+    fn changed_file(&self, id: u64) -> nix::Result<Arc<File>> {
+        let fd = self.changed(id)?;
+        self.upper_file(id, &fd)
+    }
+
+    fn upper_file(&self, id: u64, fd: &OwnedFd) -> nix::Result<Arc<File>> {
+        self.files.get(id | IN_UPPER, || self.upper.open(fd.as_fd(), OFlag::O_RDWR))
+    }
+
+    fn read_node(&self, id: u64, offset: u64, size: u32) -> nix::Result<Vec<u8>> {
         let mut buffer = vec![0; size as usize];
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(errno(error)),
-            }
-        }
+        let filled = read_fully(&*self.file(id)?, &mut buffer, offset).map_err(errno)?;
         buffer.truncate(filled);
         Ok(buffer)
+    }
+
+    /// What a folder shows, from `offset` on: listed anew when it is read from its start, as
+    /// rewinddir(3) has it; what is removed or made in between does not shift what follows.
+    fn shown(&self, id: u64, handle: FileHandle, offset: u64) -> nix::Result<Shown> {
+        let folders = || self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = if offset == 0 { None } else { folders().get(&handle.0).cloned() };
+        if let Some(shown) = known {
+            return Ok(shown);
+        }
+        let mut list = vec![(id, libc::S_IFDIR, b".".to_vec()), (id, libc::S_IFDIR, b"..".to_vec())];
+        list.extend(self.layers().list(id)?);
+        let shown = Arc::new(list);
+        folders().insert(handle.0, Arc::clone(&shown));
+        Ok(shown)
     }
 
     /// Writes, and takes the set-id bits away if the writer is not to keep them: the kernel leaves that
     /// to us (`FUSE_HANDLE_KILLPRIV_V2`). Capabilities go by themselves, and the bits may, too: for the
     /// upper folder's file system we are but somebody of a user namespace.
-    fn write_node(&self, id: u64, opened: &Opened, data: &[u8], offset: u64, drop: bool) -> nix::Result<()> {
-        let mode = if drop { fstat(&opened.file)?.st_mode } else { 0 };
-        opened.file.write_all_at(data, offset).map_err(errno)?;
+    fn write_node(&self, id: u64, data: &[u8], offset: u64, drop: bool) -> nix::Result<()> {
+        let file = self.changed_file(id)?;
+        let mode = if drop { fstat(&*file)?.st_mode } else { 0 };
+        file.write_all_at(data, offset).map_err(errno)?;
         if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
             return Ok(());
         }
@@ -391,8 +384,11 @@ fn file_type(bits: u32) -> FileType {
 impl<T: Tree> Filesystem for Cow<T> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for wanted in [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
@@ -411,7 +407,9 @@ impl<T: Tree> Filesystem for Cow<T> {
     }
 
     fn forget(&self, _: &Request, inode: INodeNo, lookups: u64) {
-        self.layers().forget(inode.0, lookups);
+        if self.layers().forget(inode.0, lookups) {
+            self.files.close(inode.0 | IN_UPPER);
+        }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -481,7 +479,7 @@ impl<T: Tree> Filesystem for Cow<T> {
         let made = self.create_entry(request, (parent, name), mode, |work, path| {
             mknodat(work, path, kind, Mode::from_bits_truncate(0o600), 0)
         });
-        let (_, attributes) = or_refuse!(reply, made);
+        let attributes = or_refuse!(reply, made);
         reply.entry(&FOREVER, &attributes, Generation(0));
     }
 
@@ -490,7 +488,7 @@ impl<T: Tree> Filesystem for Cow<T> {
         let made = self.create_entry(request, (parent, name), mode, |work, path| {
             mkdirat(work, path, Mode::from_bits_truncate(0o700))
         });
-        let (_, attributes) = or_refuse!(reply, made);
+        let attributes = or_refuse!(reply, made);
         reply.entry(&FOREVER, &attributes, Generation(0));
     }
 
@@ -498,7 +496,7 @@ impl<T: Tree> Filesystem for Cow<T> {
         let made = self.create_entry(request, (parent, name), libc::S_IFLNK | 0o777, |work, path| {
             symlinkat(target, work, path)
         });
-        let (_, attributes) = or_refuse!(reply, made);
+        let attributes = or_refuse!(reply, made);
         reply.entry(&FOREVER, &attributes, Generation(0));
     }
 
@@ -544,9 +542,9 @@ impl<T: Tree> Filesystem for Cow<T> {
         reply.entry(&FOREVER, &attributes, Generation(0));
     }
 
-    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let opened = or_refuse!(reply, self.open_node(inode.0, flags));
-        reply.opened(self.keep(opened), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+    /// As in the read-only file system: from now on the kernel opens files by itself.
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(fuser::Errno::ENOSYS);
     }
 
     fn create(
@@ -556,29 +554,28 @@ impl<T: Tree> Filesystem for Cow<T> {
         name: &OsStr,
         mode: u32,
         _: u32,
-        flags: i32,
+        _: i32,
         reply: ReplyCreate,
     ) {
         let mode = libc::S_IFREG | (mode & 0o7777);
         let made = self.create_entry(request, (parent, name), mode, Layers::<T>::make_file);
-        let (made, attributes) = or_refuse!(reply, made);
-        let opened = or_refuse!(reply, self.open_node(made.id, OpenFlags(flags)));
+        let attributes = or_refuse!(reply, made);
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        reply.created(&FOREVER, &attributes, Generation(0), self.keep(opened), flags);
+        reply.created(&FOREVER, &attributes, Generation(0), FileHandle(0), flags);
     }
 
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
+        inode: INodeNo,
+        _: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let data = or_refuse!(reply, self.read_node(handle, offset, size));
+        let data = or_refuse!(reply, self.read_node(inode.0, offset, size));
         reply.data(&data);
     }
 
@@ -586,7 +583,7 @@ impl<T: Tree> Filesystem for Cow<T> {
         &self,
         _: &Request,
         inode: INodeNo,
-        handle: FileHandle,
+        _: FileHandle,
         offset: u64,
         data: &[u8],
         flags: WriteFlags,
@@ -594,28 +591,13 @@ impl<T: Tree> Filesystem for Cow<T> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let opened = or_refuse!(reply, self.opened(handle));
         let drop = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        or_refuse!(reply, self.write_node(inode.0, &opened, data, offset, drop));
+        or_refuse!(reply, self.write_node(inode.0, data, offset, drop));
         reply.written(data.len() as u32);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn release(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
-        reply.ok();
     }
 
     /// "Not implemented" is success that the kernel does not ask for again.
@@ -629,11 +611,10 @@ impl<T: Tree> Filesystem for Cow<T> {
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        reply.opened(FileHandle(handle), FopenFlags::empty());
+        // Until something in the folder changes, the kernel need not read it again.
+        reply.opened(FileHandle(handle), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
     }
 
-    /// A folder is listed anew when it is read from its start, as rewinddir(3) has it, and what is
-    /// removed or made in between does not shift what follows.
     fn readdir(
         &self,
         _: &Request,
@@ -642,20 +623,45 @@ impl<T: Tree> Filesystem for Cow<T> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let folders = || self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = if offset == 0 { None } else { folders().get(&handle.0).cloned() };
-        let shown = match known {
-            Some(shown) => shown,
-            None => {
-                let listed = Arc::new(or_refuse!(reply, self.layers().list(inode.0)));
-                folders().insert(handle.0, Arc::clone(&listed));
-                listed
-            }
-        };
-        let dots = [(inode.0, libc::S_IFDIR, b".".to_vec()), (inode.0, libc::S_IFDIR, b"..".to_vec())];
+        let shown = or_refuse!(reply, self.shown(inode.0, handle, offset));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (index, (id, kind, name)) in dots.iter().chain(shown.iter()).enumerate().skip(skip) {
-            if reply.add(INodeNo(*id), index as u64 + 1, file_type(*kind), OsStr::from_bytes(name)) {
+        for (next, (id, kind, name)) in (1..).zip(shown.iter()).skip(skip) {
+            if reply.add(INodeNo(*id), next, file_type(*kind), OsStr::from_bytes(name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let shown = or_refuse!(reply, self.shown(inode.0, handle, offset));
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        let mut layers = self.layers();
+        for (next, (_, _, name)) in (1..).zip(shown.iter()).skip(skip) {
+            let is_dots = matches!(name.as_slice(), b"." | b"..");
+            let attributes = match is_dots {
+                true => self.attributes(&layers, inode.0).map(Some),
+                // What has gone since is left out.
+                false => match layers.find(inode.0, name) {
+                    Ok(Some(found)) => self.enter(&mut layers, found.id).map(Some),
+                    Ok(None) => Ok(None),
+                    Err(errno) => Err(errno),
+                },
+            };
+            let Some(attributes) = or_refuse!(reply, attributes) else { continue };
+            let (id, name) = (attributes.ino, OsStr::from_bytes(name));
+            if reply.add(id, next, name, &FOREVER, &attributes, Generation(0)) {
+                // It did not fit, so the kernel has not been told of it. Of the dots it never is.
+                if !is_dots {
+                    layers.forget(id.0, 1);
+                }
                 break;
             }
         }
@@ -724,38 +730,30 @@ impl<T: Tree> Filesystem for Cow<T> {
     fn fallocate(
         &self,
         _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
+        inode: INodeNo,
+        _: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let opened = or_refuse!(reply, self.opened(handle));
+        let file = or_refuse!(reply, self.changed_file(inode.0));
         let narrow = |number: u64| i64::try_from(number).map_err(|_| Errno::EFBIG);
         let (offset, length) = (or_refuse!(reply, narrow(offset)), or_refuse!(reply, narrow(length)));
         let mode = FallocateFlags::from_bits_retain(mode);
-        or_refuse!(reply, fallocate(&opened.file, mode, offset, length));
+        or_refuse!(reply, fallocate(&*file, mode, offset, length));
         reply.ok();
     }
 
     /// Only holes come here; the rest of lseek(2) the kernel does itself.
-    fn lseek(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let opened = or_refuse!(reply, self.opened(handle));
+    fn lseek(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let file = or_refuse!(reply, self.file(inode.0));
         let whence = match whence {
             libc::SEEK_DATA => Whence::SeekData,
             libc::SEEK_HOLE => Whence::SeekHole,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let found = or_refuse!(reply, lseek64(&opened.file, offset, whence));
+        let found = or_refuse!(reply, lseek64(&*file, offset, whence));
         reply.offset(found);
     }
 }
