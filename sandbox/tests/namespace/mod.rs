@@ -28,7 +28,8 @@ fn is_root() -> bool {
 fn skip(test: &str, reason: &str) {
     let required = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
     assert!(!required.split(',').any(|tier| tier == "fuse"), "{test} must run, but: {reason}");
-    eprintln!("SKIPPED {test}: {reason}");
+    // Not eprintln!, which the harness swallows when a test passes.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
 }
 
 /// How many ids a namespace has.
