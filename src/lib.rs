@@ -26,6 +26,7 @@ pub mod commit;
 pub mod compose;
 pub mod configure;
 pub mod debian;
+pub mod difference;
 pub mod digest;
 pub mod error;
 pub mod export;
