@@ -2,7 +2,12 @@
 
 use serde::Serialize;
 
-use crate::{Error, digest::Sha256, error::Kind};
+use crate::{
+    Error,
+    digest::Sha256,
+    doctor::{Finding, State},
+    error::Kind,
+};
 
 /// A result of a verb. With [`Event`](crate::report::Event), the whole of `--json`.
 #[derive(Debug, Serialize)]
@@ -22,6 +27,8 @@ pub(super) enum Outcome<'a> {
     Exported { image: &'a str, path: String },
     /// `init`, `man` wrote a file.
     Written { path: String },
+    /// `doctor` looked at something.
+    Finding(&'a Finding),
     /// A verb, or one image of it, failed.
     Error { image: &'a str, kind: &'static str, status: u8, messages: &'a [String], hint: Option<&'a str> },
 }
@@ -60,6 +67,7 @@ impl<'a> Outcome<'a> {
                 let what = if *written { "written" } else { "unchanged" };
                 Text::Talk(format!("{image}: {packages} packages; {path} {what}"))
             }
+            Outcome::Finding(finding) => Text::Data(finding_text(finding)),
             Outcome::Exported { image, path } => Text::Talk(format!("{image}: written to {path}")),
             Outcome::Written { path } => Text::Talk(format!("{path} written")),
             Outcome::Error { messages, hint, .. } => {
@@ -69,4 +77,15 @@ impl<'a> Outcome<'a> {
             }
         }
     }
+}
+
+/// A finding, with the remedy on a line of its own, to be copied.
+fn finding_text(finding: &Finding) -> String {
+    let state = match finding.state {
+        State::Ok => "ok      ",
+        State::Degraded => "degraded",
+        State::Missing => "MISSING ",
+    };
+    let remedy = finding.remedy.as_ref().map(|remedy| format!("\n          {remedy}")).unwrap_or_default();
+    format!("{state}  {}: {}{remedy}", finding.check, finding.message)
 }
