@@ -4,6 +4,8 @@
 //! between them. Paths inside an image are bytes without a leading slash (`usr/bin/env`); the
 //! root is the empty path.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{debian::deb822::Stanza, digest::Sha256};
@@ -27,6 +29,17 @@ pub struct Request {
     pub priority: Vec<String>,
     /// Version pins, in the manifest's order.
     pub pins: Vec<Pin>,
+}
+
+/// One image of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What it wants.
+    pub request: Request,
+    /// Its lock, `IMAGE.lock` beside the manifest.
+    pub lock: PathBuf,
+    /// A debconf preseed file (debconf-set-selections(1)).
+    pub preseed: Option<PathBuf>,
 }
 
 /// One repository of the manifest.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, sync::atomic::AtomicBool};
 
 use crate::{
     Error, Result,
-    artefacts::{Committed, Composed, Lockfile, Request},
+    artefacts::{Committed, Composed, Image, Lockfile},
     report::Reporter,
 };
 
@@ -20,22 +20,14 @@ pub struct Session<'a> {
     pub offline: bool,
     /// Where debs are kept, if the user asked for it (`--keep-debs`).
     pub keep_debs: Option<PathBuf>,
+    /// Whether the plan of every sandbox is reported, as [`Event::Detail`](crate::report::Event)
+    /// (`--debug`).
+    pub debug: bool,
     /// Who watches.
     pub reporter: &'a dyn Reporter,
     /// Set on Ctrl-C, SIGTERM and SIGHUP: every stage looks at it and ends with
     /// `Kind::Interrupted`.
     pub stop: &'a AtomicBool,
-}
-
-/// One image of a manifest.
-#[derive(Clone, Debug)]
-pub struct Image {
-    /// What it wants.
-    pub request: Request,
-    /// Its lock, `IMAGE.lock` beside the manifest.
-    pub lock: PathBuf,
-    /// A debconf preseed file (debconf-set-selections(1)).
-    pub preseed: Option<PathBuf>,
 }
 
 /// What `lock` does with a lock that is there.
@@ -67,6 +59,8 @@ pub struct StageTwo {
     pub tier: Option<String>,
     /// `--view`: none is `auto`.
     pub view: Option<String>,
+    /// `--accelerate`: none is `auto`.
+    pub accelerate: Option<String>,
     /// `--require WHAT`: degradations that are errors.
     pub require: Vec<String>,
 }
