@@ -216,6 +216,28 @@ impl Fixture {
         left
     }
 
+    /// Asserts that the repository has no mount below it but this one, which a test made itself.
+    pub(crate) fn assert_only_mount(&self, path: &Path) {
+        let path = path.to_str().expect("UTF-8");
+        let left =
+            self.left_behind().into_iter().filter(|line| !(line.starts_with("mount") && line.contains(path)));
+        // every process of the host sees that mount: look at command lines and environments alone
+        let left: Vec<String> = left.filter(|line| !line.contains("(mountinfo)")).collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// All objects of the repository, by name.
+    pub(crate) fn objects(&self) -> Vec<PathBuf> {
+        let mut out: Vec<PathBuf> = fs::read_dir(self.repo().join("objects"))
+            .expect("a repository")
+            .flatten()
+            .flat_map(|folder| fs::read_dir(folder.path()).expect("a folder of objects").flatten())
+            .map(|entry| entry.path())
+            .collect();
+        out.sort();
+        out
+    }
+
     /// Asserts that nothing is left behind, allowing what was killed a moment to go.
     pub(crate) fn assert_nothing_left(&self) {
         let limit = Instant::now() + Duration::from_secs(20);
@@ -339,7 +361,35 @@ impl Outcome {
     }
 }
 
-/// The archive behind a server of its own.
-pub(crate) fn serve(archive: &Archive) -> Server {
-    Server::new(archive.publish())
+/// A fixture with the archive that its manifest names, served over HTTP.
+pub(crate) struct Miniature {
+    pub(crate) archive: Archive,
+    pub(crate) server: Server,
+    pub(crate) fixture: Fixture,
+}
+
+impl Miniature {
+    /// An archive of the packages in `text` beside the base, and the image `tiny` of `packages`.
+    pub(crate) fn new(account: Account, text: &str, packages: &[&str]) -> Self {
+        Miniature::of(account, Archive::with_base(text), packages)
+    }
+
+    /// The image `tiny` of `packages` from this archive.
+    pub(crate) fn of(account: Account, archive: Archive, packages: &[&str]) -> Self {
+        let server = Server::new(archive.publish());
+        let fixture = Fixture::with_archive(account, &archive, &server.uri(), packages);
+        Miniature { archive, server, fixture }
+    }
+
+    /// Publishes the archive anew, a minute later than before, as an archive's own update does.
+    pub(crate) fn update(&mut self, change: impl FnOnce(&mut Archive)) {
+        self.archive.suite().date += Duration::from_secs(60);
+        change(&mut self.archive);
+        self.server.publish(self.archive.publish());
+    }
+
+    /// Rewrites the manifest with these images.
+    pub(crate) fn images(&self, images: &[(&str, &[&str])]) {
+        self.fixture.write("treestrap.toml", &self.fixture.manifest(&self.server.uri(), images));
+    }
 }

@@ -5,4 +5,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod exports;
 mod harness;
+mod hostile;
+mod interruption;
+mod machine;
+mod pipeline;
+mod scripts;
+mod signatures;
+mod transport;
+mod unpacked;
