@@ -39,6 +39,19 @@ for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY all_
     [ -z "${!name:-}" ] || proxies+=("$name=${!name}")
 done
 
+# The example names suites alone: apt's sources say where they are. Where those name another
+# release only, its mirrors have this one too.
+if command -v apt-get >/dev/null; then
+    apt_sources=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sort -u)
+    for suite in bookworm bookworm-security; do
+        case $suite in *-security) archive=-security ;; *) archive= ;; esac
+        if ! grep -q "^$suite " <<<"$apt_sources"; then
+            uri=$(sed -n "s|^[a-z]*$archive \(.*\)/\$|\1|p" <<<"$apt_sources" | head -n 1)
+            [ -z "$uri" ] || sed -i "/^suites *= *\[\"$suite\"/i uris = [\"$uri\"]" "$folder/treestrap.toml"
+        fi
+    done
+fi
+
 printf 'demo: making the image %s as %s in %s\n' $image "$user" "$folder"
 table=()
 stage() {

@@ -7,9 +7,6 @@ use crate::common::{
     tier::{Tier, needs},
 };
 
-/// What stage 2 needs of the machine.
-const STAGE_TWO: [Tier; 4] = [Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay];
-
 /// Builds the image `tiny` of `packages` as the ordinary account.
 fn built(text: &str, packages: &[&str]) -> Miniature {
     let tiny = Miniature::new(Account::Subordinate, text, packages);
@@ -24,9 +21,7 @@ fn inside(tiny: &Miniature, line: &str) -> Outcome {
 
 #[test]
 fn conffiles_are_installed_and_recorded() {
-    if !crate::common::tier::have(&STAGE_TWO) {
-        return;
-    }
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
     let tiny = built("Package: settings\nconffile ./etc/settings.conf = colour=blue\n", &["settings"]);
     let recorded = inside(&tiny, "dpkg-query -W -f '${Conffiles}\\n' settings").ok().stdout;
     // md5sum of "colour=blue\n"
