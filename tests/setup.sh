@@ -64,8 +64,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     install_missing() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2
     }
-    # indexes that are there may do; ones that are not, or name versions that are gone, do not
-    install_missing || { as_root apt-get update -qq >&2 && install_missing; }
+    # the indexes that are there may do, unless they name versions that are gone from the mirror
+    if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || ! install_missing; then
+        as_root apt-get update -qq >&2 && install_missing || die "apt could not install: ${missing[*]}"
+    fi
 fi
 
 # Rust is not installed for you: which one, and whose, is for the user to decide.

@@ -148,7 +148,7 @@ fn a_bad_deb_is_refused_by_name_and_leaves_nothing() {
         tiny.fixture.fsck();
         let refs = tiny.fixture.refs();
         assert!(
-            !refs.iter().any(|name| name.contains("evil") || name.contains("images/")),
+            refs.len() <= 1 && !refs.iter().any(|name| name.contains("images/")),
             "a deb that {name}: {refs:?}"
         );
         let refused = tiny.fixture.treestrap(&["--offline", "compose"]);
