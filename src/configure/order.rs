@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Context, Result,
     artefacts::UnpackedPackage,
-    debian::{deb822::Stanza, relation},
+    debian::{
+        deb822::{self, Stanza},
+        relation,
+    },
 };
 
 /// A step; packages are indices into the list that [`plan`] was given.
@@ -83,8 +86,11 @@ impl<'a> Graph<'a> {
         let mut controls = Vec::with_capacity(packages.len());
         let mut providers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, package) in packages.iter().enumerate() {
-            let control = Stanza::parse(&package.control)
-                .map_err(|e| crate::Error::input(format!("{}: its control file: {e}", package.name)))?;
+            let control = deb822::parse(&package.control)
+                .map_err(|e| crate::Error::input(format!("{}: its control file: {e}", package.name)))?
+                .into_iter()
+                .next()
+                .map_or_else(Stanza::default, |(_, stanza)| stanza);
             providers.entry(package.name.clone()).or_default().insert(0, index);
             for provided in names(&control, "Provides", package)?.into_iter().flatten() {
                 providers.entry(provided).or_default().push(index);
@@ -156,11 +162,17 @@ fn rank(name: &str) -> usize {
 
 /// The names in a relation field: alternatives in groups.
 fn names(control: &Stanza, field: &str, package: &UnpackedPackage) -> Result<Vec<Vec<String>>> {
-    let Some(value) = control.get(field) else { return Ok(Vec::new()) };
-    let groups = relation::parse(value)
-        .map_err(|e| crate::Error::input(format!("{field}: {e}")))
-        .with_context(|| format!("{}: its control file", package.name))?;
-    Ok(groups.into_iter().map(|group| group.into_iter().map(|r| r.name.to_string()).collect()).collect())
+    let mut groups = vec![Vec::new()];
+    for relation in relation::alternatives(control.get(field).unwrap_or_default().as_bytes()) {
+        let relation = relation
+            .map_err(|e| crate::Error::input(format!("{field}: {e}")))
+            .with_context(|| format!("{}: its control file", package.name))?;
+        groups.last_mut().expect("there is always a group").push(String::from_utf8_lossy(relation.name).into_owned());
+        if !relation.or_next {
+            groups.push(Vec::new());
+        }
+    }
+    Ok(groups)
 }
 
 #[cfg(test)]
