@@ -1,8 +1,6 @@
 //! What scripts find: the view of the tree, the emulator, the environment variables.
 
-use std::{
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use sandbox::{Binfmt, Fixup, Fixups, Plan, Work};
 

@@ -66,7 +66,7 @@ const CASES: &[Case] = &[
             archive.suite().valid_until = Some(SystemTime::now() - 2 * DAY);
         },
         files: |_| {},
-        says: &["InRelease", "Valid-Until"],
+        says: &["Release", "expired"],
     },
     Case {
         name: "unsigned",
@@ -208,7 +208,7 @@ fn an_older_archive_than_the_one_seen_before_is_refused() {
     let lock = tiny.fixture.read("tiny.lock");
     assert!(lock.contains("Version: 1.1\n"), "{lock}");
     tiny.server.publish(old);
-    tiny.fixture.treestrap(&["lock", "--update"]).exits(1).says(&["mini", "InRelease"]);
+    tiny.fixture.treestrap(&["lock", "--update"]).exits(1).says(&["mini", "Release", "older"]);
     assert_eq!(tiny.fixture.read("tiny.lock"), lock);
 }
 
