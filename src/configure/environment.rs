@@ -1,8 +1,6 @@
 //! What scripts find: the view of the tree, the emulator, the environment variables.
 
-use std::{
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use sandbox::{Binfmt, Fixup, Fixups, Plan, Work};
 
@@ -50,6 +48,11 @@ impl Base {
             })
             .collect();
         Ok(Base { folder, fixups })
+    }
+
+    /// Removes it all; dropping it does too, but cannot say what went wrong.
+    pub fn remove(self) -> Result<()> {
+        self.folder.remove().context("removing a work folder")
     }
 
     /// The folder that holds the tree and what else belongs to this run.
