@@ -102,6 +102,17 @@ impl<'a> Acquire<'a> {
         Acquire::with_settings(offline, stop, Patience::default(), settings)
     }
 
+    /// A way to test servers: quick to give up, and past any proxy that the tests' environment names.
+    #[cfg(test)]
+    pub(crate) fn for_tests(offline: bool, stop: &'a AtomicBool) -> Self {
+        let patience = Patience {
+            stall: Duration::from_millis(400),
+            pauses: vec![Duration::from_millis(1); 3],
+            longest_wait: Duration::from_millis(20),
+        };
+        Acquire::with_settings(offline, stop, patience, proxy::Settings::default())
+    }
+
     fn with_settings(
         offline: bool,
         stop: &'a AtomicBool,

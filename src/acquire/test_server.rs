@@ -132,14 +132,6 @@ impl Server {
         Server { address, state }
     }
 
-    /// A server of files, by path.
-    pub(crate) fn of_files(files: HashMap<String, Vec<u8>>) -> Server {
-        Server::start(move |request| match files.get(&request.path) {
-            Some(content) => Reply::file(request, content),
-            None => Reply::status(404),
-        })
-    }
-
     pub(crate) fn uri(&self, path: &str) -> String {
         format!("http://{}/{}", self.address, path.trim_start_matches('/'))
     }

@@ -13,18 +13,12 @@ use super::{
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-/// Quick patience, so that tests of back-off don't wait.
-pub(crate) fn quick() -> Patience {
-    Patience {
-        stall: Duration::from_millis(400),
-        pauses: vec![Duration::from_millis(1); 3],
-        longest_wait: Duration::from_millis(20),
-    }
+fn acquire(stop: &AtomicBool) -> Acquire<'_> {
+    Acquire::for_tests(false, stop)
 }
 
-/// A way to the test server, whatever proxies the environment of the tests names.
-pub(crate) fn acquire(stop: &AtomicBool) -> Acquire<'_> {
-    Acquire::with_settings(false, stop, quick(), proxy::Settings::default())
+fn quick() -> Patience {
+    acquire(&NEVER).patience
 }
 
 fn content() -> Vec<u8> {

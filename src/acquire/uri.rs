@@ -176,6 +176,11 @@ pub fn of_file(path: &Path) -> String {
     join("file://", &path.to_string_lossy())
 }
 
+/// Whether a URI is that of this file.
+pub fn is_same_file(uri: &str, path: &Path) -> bool {
+    matches!(parse(uri), Some(Target::File(file)) if file == path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
