@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use tempfile::TempDir;
@@ -246,4 +247,51 @@ fn completions_and_man_pages_know_every_verb() {
     expected.push("treestrap.1".to_owned());
     expected.sort();
     assert_eq!(pages, expected);
+}
+
+/// Starts `command` with a manifest that is a FIFO; gives the child, blocked in reading it, and the
+/// end that it waits for. By then it has taken the signals over.
+fn waiting(folder: &Path, mut command: Command) -> (Child, fs::File) {
+    let made = Command::new("mkfifo").arg(folder.join("treestrap.toml")).status().expect("mkfifo");
+    assert!(made.success());
+    let child = command.current_dir(folder).stderr(Stdio::piped()).spawn().expect("treestrap starts");
+    let writer =
+        fs::OpenOptions::new().write(true).open(folder.join("treestrap.toml")).expect("a reader came");
+    (child, writer)
+}
+
+fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().expect("kill");
+    assert!(sent.success());
+}
+
+#[test]
+fn the_first_signal_asks_and_the_second_ends() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let folder = folder();
+        let (mut child, writer) = waiting(folder.path(), treestrap(folder.path(), &["build"]));
+        let mut talk = BufReader::new(child.stderr.take().expect("a pipe"));
+        send(signal, &child);
+        let mut line = String::new();
+        talk.read_line(&mut line).expect("read");
+        assert_eq!(line, "stopping, and cleaning up; a second Ctrl-C ends at once\n");
+        send(signal, &child);
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.code(), Some(130), "{signal}");
+        drop(writer);
+    }
+}
+
+#[test]
+fn a_signal_that_nohup_ignores_stays_ignored() {
+    let folder = folder();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" build", env!("CARGO_BIN_EXE_treestrap")]);
+    let (child, writer) = waiting(folder.path(), command);
+    send("HUP", &child);
+    drop(writer);
+    let output = child.wait_with_output().expect("it ends");
+    let (status, _, talk) = shown(&output);
+    assert_eq!(status, 1);
+    assert!(talk.starts_with("error: treestrap.toml:1:1: no repository"), "{talk}");
 }

@@ -37,7 +37,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["ureq"], &["src/acquire/"], "only lock and fetch reach a network, and only through acquire"),
     (&["nix", "caps", "libc", "fuser"], &["sandbox/"], "the sandbox owns the kernel's interfaces"),
     (
-        &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc"],
+        &["clap", "clap_complete", "clap_mangen", "indicatif", "signal_hook"],
         &["src/cli/"],
         "the library has no terminal",
     ),
