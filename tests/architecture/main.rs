@@ -43,7 +43,8 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["sandbox"],
-        &["src/configure/", "src/pipeline.rs", "src/doctor/", "sandbox/"],
+        // main, because the program is also the sandbox's helper, and must become that first of all.
+        &["src/configure/", "src/pipeline.rs", "src/doctor/", "src/main.rs", "sandbox/"],
         "configure translates Debian's rules into a sandbox plan",
     ),
     (
