@@ -66,7 +66,12 @@ mod tests {
 
     #[test]
     fn each_kind_of_difference() {
-        let a = ids(&[("down", "all", "2"), ("gone", "all", "1"), ("same", "amd64", "1"), ("up", "all", "1~rc1")]);
+        let a = ids(&[
+            ("down", "all", "2"),
+            ("gone", "all", "1"),
+            ("same", "amd64", "1"),
+            ("up", "all", "1~rc1"),
+        ]);
         let b = ids(&[
             ("down", "all", "1"),
             ("libc6", "amd64", "1"),

@@ -29,10 +29,49 @@ pub fn remove_kept(folder: &Path) -> Result<()> {
     remove(&[WorkFolder::open(&Work::Kept(folder))?])
 }
 
-/// Removes a folder tree with files of mapped ids, such as a layer that fix-ups were applied to.
-pub fn remove_tree(folder: &Path) -> Result<()> {
-    let folder = absolute(folder).doing_to("finding", folder)?;
-    remove_paths(vec![folder])
+/// A folder for layers that belong to the caller's run, such as a checkout. It lies among the
+/// folders of sessions and is locked as they are: when its owner was killed, [`sweep`] finds it.
+pub struct LayerFolder {
+    folder: WorkFolder,
+    removed: bool,
+}
+
+impl LayerFolder {
+    /// Makes one below `work`, which is made if missing.
+    pub fn make(work: &Path) -> Result<Self> {
+        let work = absolute(work).doing_to("finding", work)?;
+        Ok(LayerFolder { folder: WorkFolder::open(&Work::Below(work))?, removed: false })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.folder.path
+    }
+
+    /// Removes it with all that is in it. Dropping it does the same but cannot tell what went wrong.
+    pub fn remove(mut self) -> Result<()> {
+        self.removed = true;
+        remove_layers(&self.folder)
+    }
+}
+
+impl Drop for LayerFolder {
+    fn drop(&mut self) {
+        if !self.removed {
+            let _ = remove_layers(&self.folder);
+        }
+    }
+}
+
+/// Starting a helper costs more than most removals: it is asked only for files of mapped ids, which
+/// fix-ups made.
+fn remove_layers(folder: &WorkFolder) -> Result<()> {
+    match std::fs::remove_dir_all(&folder.path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            remove(std::slice::from_ref(folder))
+        }
+        result => result.doing_to("removing", &folder.path),
+    }
 }
 
 fn remove(folders: &[WorkFolder]) -> Result<()> {

@@ -144,7 +144,9 @@ fn keep(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
         }
         session.keep(&inputs.kept).map_err(Error::from)
     }) {
-        Ok(()) => error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it")),
+        Ok(()) => {
+            error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
+        }
         Err(kept) => error.hint(format!("its sandbox could not be kept: {kept}")),
     }
 }
@@ -176,7 +178,8 @@ fn adopt_changes(
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
             sandbox::Entry::File { metadata, mut size, hard_link } => {
-                let mut content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                let mut content =
+                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
                 if normalise::rule(&change.path).is_some_and(|(rule, _)| rule == normalise::Rule::Empty) {
                     size = 0;
                     content = File::open("/dev/null").context("opening /dev/null")?;
@@ -193,7 +196,10 @@ fn adopt_changes(
                 TreeEntry::Object { checksum, hard_link: None }
             }
             sandbox::Entry::Special { .. } => {
-                reporter.warn(image, format!("/{path} is a device, pipe or socket, which OSTree cannot hold: left out"));
+                reporter.warn(
+                    image,
+                    format!("/{path} is a device, pipe or socket, which OSTree cannot hold: left out"),
+                );
                 return Ok(());
             }
         };

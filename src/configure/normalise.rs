@@ -17,11 +17,7 @@ pub(super) enum Rule {
 const RULES: &[(&str, Rule, &str)] = &[
     ("etc/machine-id", Rule::Empty, "identity: machine-id(5) has an empty one filled at first boot"),
     ("var/lib/dbus/machine-id", Rule::Drop, "identity: dbus-uuidgen --ensure makes it anew"),
-    (
-        "etc/ssh/ssh_host_*_key",
-        Rule::Drop,
-        "identity: every device needs keys of its own (ssh-keygen -A)",
-    ),
+    ("etc/ssh/ssh_host_*_key", Rule::Drop, "identity: every device needs keys of its own (ssh-keygen -A)"),
     ("etc/ssh/ssh_host_*_key.pub", Rule::Drop, "identity: goes with the private key"),
     ("var/lib/systemd/random-seed", Rule::Drop, "identity: a seed must not be shared"),
     ("var/lib/urandom/random-seed", Rule::Drop, "identity: a seed must not be shared"),
@@ -43,7 +39,10 @@ const RULES: &[(&str, Rule, &str)] = &[
 
 /// The rule for a path, with its reason.
 pub(super) fn rule(path: &[u8]) -> Option<(Rule, &'static str)> {
-    RULES.iter().find(|(pattern, ..)| matches(pattern.as_bytes(), path)).map(|&(_, rule, reason)| (rule, reason))
+    RULES
+        .iter()
+        .find(|(pattern, ..)| matches(pattern.as_bytes(), path))
+        .map(|&(_, rule, reason)| (rule, reason))
 }
 
 /// Whether a removal stays in the commit although a rule is about the path: the composed tree

@@ -167,7 +167,10 @@ fn names(control: &Stanza, field: &str, package: &UnpackedPackage) -> Result<Vec
         let relation = relation
             .map_err(|e| crate::Error::input(format!("{field}: {e}")))
             .with_context(|| format!("{}: its control file", package.name))?;
-        groups.last_mut().expect("there is always a group").push(String::from_utf8_lossy(relation.name).into_owned());
+        groups
+            .last_mut()
+            .expect("there is always a group")
+            .push(String::from_utf8_lossy(relation.name).into_owned());
         if !relation.or_next {
             groups.push(Vec::new());
         }
@@ -241,7 +244,16 @@ mod tests {
         let steps = plan(&packages).expect("a plan, in spite of the circle");
         assert_eq!(
             named(&packages, &steps),
-            ["seed", "configure c", "preinst b", "configure b", "preinst a", "preinst y", "preinst x", "configure -a"]
+            [
+                "seed",
+                "configure c",
+                "preinst b",
+                "configure b",
+                "preinst a",
+                "preinst y",
+                "preinst x",
+                "configure -a"
+            ]
         );
     }
 }

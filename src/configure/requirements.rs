@@ -47,11 +47,13 @@ impl Requirements {
             }
         }
         let required = options.require.iter().map(|name| {
-            NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(|| {
-                let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-                Error::machine(format!("--require {name}: this version of treestrap cannot promise that"))
-                    .hint(format!("it can promise {}", names.join(", ")))
-            })
+            NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(
+                || {
+                    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+                    Error::machine(format!("--require {name}: this version of treestrap cannot promise that"))
+                        .hint(format!("it can promise {}", names.join(", ")))
+                },
+            )
         });
         Ok(Requirements { required: required.collect::<Result<_>>()? })
     }
@@ -70,7 +72,8 @@ impl Requirements {
         });
         let Some(unmet) = unmet else { return Ok(()) };
         let name = NAMES.iter().find(|(_, requirement)| requirement == unmet).map_or("", |(name, _)| name);
-        let message = format!("--require {name}: this machine gives less: {}", enforced.inside.degraded.join("; "));
+        let message =
+            format!("--require {name}: this machine gives less: {}", enforced.inside.degraded.join("; "));
         Err(Error::machine(message).hint("treestrap doctor"))
     }
 }

@@ -99,7 +99,8 @@ impl<'a> Scripts<'a> {
     /// All steps.
     pub(super) fn run(&mut self) -> Result<()> {
         let packages = self.inputs.composed.packages.as_slice();
-        let result = order::plan(packages).and_then(|steps| steps.iter().try_for_each(|step| self.step(step)));
+        let result =
+            order::plan(packages).and_then(|steps| steps.iter().try_for_each(|step| self.step(step)));
         self.journal.flush()?;
         result
     }
@@ -115,7 +116,8 @@ impl<'a> Scripts<'a> {
         match step {
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
-                let names: Vec<&str> = list.iter().map(|&index| packages[index].qualified_name.as_str()).collect();
+                let names: Vec<&str> =
+                    list.iter().map(|&index| packages[index].qualified_name.as_str()).collect();
                 self.dpkg(&names)
             }
             Step::Seed => self.seed(),
@@ -127,7 +129,8 @@ impl<'a> Scripts<'a> {
     /// dpkg's src/main/script.c).
     fn preinst(&mut self, package: &UnpackedPackage) -> Result<()> {
         let script = format!("/var/lib/dpkg/info/{}.preinst", package.qualified_name);
-        let instances = self.inputs.composed.packages.iter().filter(|other| other.name == package.name).count();
+        let instances =
+            self.inputs.composed.packages.iter().filter(|other| other.name == package.name).count();
         let command = Command::new([script.as_str(), "install"])
             .env("DPKG_MAINTSCRIPT_PACKAGE", &package.name)
             .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", instances.to_string())
@@ -269,7 +272,9 @@ fn failure(inputs: &Inputs<'_>, journal: &Journal, package: &str, what: &str) ->
 /// `exited with status 3`, `was killed by signal 11 (SIGSEGV)`.
 fn how(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Exited(127) => "could not start: a program or interpreter that it needs is missing".to_owned(),
+        Outcome::Exited(127) => {
+            "could not start: a program or interpreter that it needs is missing".to_owned()
+        }
         Outcome::Exited(status) => format!("exited with status {status}"),
         Outcome::Signalled(signal) => format!("was killed by signal {signal}{}", signal_name(signal)),
     }
@@ -292,11 +297,7 @@ fn signal_name(signal: i32) -> &'static str {
 
 /// Connects a command's output, and dpkg's status lines if wanted, to a channel, which ends when the
 /// command is over and the value dropped.
-fn listen(
-    mut command: Command,
-    stdin: Option<OwnedFd>,
-    status: bool,
-) -> Result<(Receiver<Said>, Command)> {
+fn listen(mut command: Command, stdin: Option<OwnedFd>, status: bool) -> Result<(Receiver<Said>, Command)> {
     let (sender, receiver) = channel();
     let (reader, writer) = pipe().context("making a pipe")?;
     spawn_reader(reader, sender.clone(), Said::Output);

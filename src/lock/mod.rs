@@ -21,4 +21,4 @@ pub mod sources;
 mod test_archive;
 mod universe;
 
-pub use resolve::{digest, resolve};
+pub use resolve::{check, digest, resolve, why};

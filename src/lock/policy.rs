@@ -180,13 +180,19 @@ impl Matcher {
     }
 
     /// Whether a version matches, by its number or by one of its indexes.
-    pub(super) fn matches_version(&self, universe: &Universe<'_>, indexes: &[Index], version: VersionId) -> bool {
+    pub(super) fn matches_version(
+        &self,
+        universe: &Universe<'_>,
+        indexes: &[Index],
+        version: VersionId,
+    ) -> bool {
         let version = universe.version(version);
         match self {
             Matcher::Version(pattern) => pattern.matches(&String::from_utf8_lossy(version.number)),
-            _ => version.indexes.iter().any(|&at| {
-                indexes.get(usize::from(at)).is_some_and(|index| self.matches_index(index))
-            }),
+            _ => version
+                .indexes
+                .iter()
+                .any(|&at| indexes.get(usize::from(at)).is_some_and(|index| self.matches_index(index))),
         }
     }
 }
@@ -228,7 +234,9 @@ impl Policy {
             let matcher = Matcher::pin(&pin.pin).map_err(|error| error.context(context()))?;
             if pin.priority == 0 || i16::try_from(pin.priority).is_err() {
                 let message = format!("{} is no priority", pin.priority);
-                return Err(Error::input(message).context(context()).hint("write 1 to 32767, or less than 0"));
+                return Err(Error::input(message)
+                    .context(context())
+                    .hint("write 1 to 32767, or less than 0"));
             }
             if pin.package.trim() == "*" {
                 if matches!(matcher, Matcher::Version(_)) {

@@ -44,7 +44,11 @@ impl Problems {
 }
 
 /// Finds the versions that a request means.
-pub(super) fn select(marking: &mut Marking<'_, '_>, indexes: &[Index], request: &Request) -> Result<Selection> {
+pub(super) fn select(
+    marking: &mut Marking<'_, '_>,
+    indexes: &[Index],
+    request: &Request,
+) -> Result<Selection> {
     let mut selection = Selection::default();
     let mut problems = Problems::default();
     let mut wanted = Vec::new();
@@ -113,9 +117,8 @@ fn find_package(universe: &Universe<'_>, full_name: &str) -> Result<PackageId, S
         Some(name) => universe.find(group, universe.find_architecture(name.as_bytes())?),
     });
     // A name that is only mentioned, in a Suggests say, is as good as none.
-    let exists = |&id: &PackageId| {
-        universe.versions(id).next().is_some() || universe.providers(id).next().is_some()
-    };
+    let exists =
+        |&id: &PackageId| universe.versions(id).next().is_some() || universe.providers(id).next().is_some();
     if let Some(id) = found.filter(exists) {
         return Ok(id);
     }
@@ -257,7 +260,8 @@ fn no_candidate(marking: &Marking<'_, '_>, name: &str, package: PackageId) -> Ch
     if providers.is_empty() {
         return Choice::None(
             format!("no version of {name} is a candidate"),
-            "the pins, or the suites' NotAutomatic, forbid all of them: pin it, or ask for name/suite".to_owned(),
+            "the pins, or the suites' NotAutomatic, forbid all of them: pin it, or ask for name/suite"
+                .to_owned(),
         );
     }
     Choice::None(

@@ -577,7 +577,8 @@ impl<'a> Universe<'a> {
         if let Some(model) = self.preferred(group, false) {
             let provides: Vec<ProvidesId> = self.providers(model).collect();
             for id in provides {
-                let Provides { owner, number, architecture_specific, implicit, .. } = self.provides[id.index()];
+                let Provides { owner, number, architecture_specific, implicit, .. } =
+                    self.provides[id.index()];
                 let version = self.version(owner);
                 let architecture = self.package(version.package).architecture;
                 let foreign = version.multi_arch == MultiArch::Foreign;

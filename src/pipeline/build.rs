@@ -38,7 +38,8 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
         // One download for all: its error is said once, and stops what needed it.
         let mut error = Some(error);
         for (position, _) in queue.drain(..) {
-            let stopped = || Error::input(format!("{}: its packages are not there", images[position].request.image));
+            let stopped =
+                || Error::input(format!("{}: its packages are not there", images[position].request.image));
             results[position] = Some(Err(error.take().unwrap_or_else(stopped)));
         }
     }
@@ -57,7 +58,10 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
         }
     });
     let results = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::bug("an image was forgotten")))).collect()
+    results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(|| Err(Error::bug("an image was forgotten"))))
+        .collect()
 }
 
 /// The image's lock; makes one, and says so, where there is none.

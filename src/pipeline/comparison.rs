@@ -65,7 +65,10 @@ fn operand(session: &Session<'_>, text: &str) -> Result<Operand> {
         }
     }
     let commit = commit.ok_or_else(|| match text.contains(['/', '.']) {
-        true => Error::input(format!("{text}: neither a lock, nor an image, a ref or a commit of {}", session.repo.display())),
+        true => Error::input(format!(
+            "{text}: neither a lock, nor an image, a ref or a commit of {}",
+            session.repo.display()
+        )),
         false => not_built(text),
     })?;
     let packages = store.list_packages(commit)?.into_iter().map(|package| PackageId {

@@ -115,9 +115,7 @@ fn compose_locked(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> 
 /// Writes an image's configured tree for the outside world.
 pub fn export(session: &Session<'_>, image: &str, to: &ExportTo) -> Result<()> {
     let store = Store::open(&session.repo)?;
-    let commit = store
-        .resolve(&configured_reference(image))?
-        .ok_or_else(|| not_built(image))?;
+    let commit = store.resolve(&configured_reference(image))?.ok_or_else(|| not_built(image))?;
     session.stage(image, Stage::Export, None, "bytes", || {
         match to {
             ExportTo::Tar(path) if path.as_os_str() == "-" => {

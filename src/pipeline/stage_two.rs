@@ -1,12 +1,6 @@
 //! `configure` and `run`: the sandbox over a tree of the repository.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fs::File,
-    os::unix::ffi::OsStringExt,
-    path::Path,
-};
+use std::{collections::BTreeMap, ffi::OsString, fs::File, os::unix::ffi::OsStringExt, path::Path};
 
 use serde_json::json;
 
