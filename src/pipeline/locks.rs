@@ -30,7 +30,7 @@ pub fn lock(session: &Session<'_>, image: &Image, mode: LockMode) -> Result<Lock
         }
         previous => session.stage(&request.image, Stage::Lock, None, "indexes", || {
             let previous = previous.filter(|_| mode == LockMode::Keep);
-            let locked = resolve(session, image, previous.as_ref())?;
+            let locked = resolve(session, image, previous.as_ref(), mode == LockMode::Update)?;
             let summary = format!("{} packages", locked.lockfile.packages.len());
             Ok((locked, summary))
         }),
@@ -62,12 +62,17 @@ fn missing(path: &Path) -> Error {
     Error::input(format!("{}: there is no such lock", path.display())).hint(format!("treestrap lock {image}"))
 }
 
-fn resolve(session: &Session<'_>, image: &Image, previous: Option<&Lockfile>) -> Result<Locked> {
+fn resolve(
+    session: &Session<'_>,
+    image: &Image,
+    previous: Option<&Lockfile>,
+    update: bool,
+) -> Result<Locked> {
     let request = &image.request;
     let acquire = Acquire::new(session.offline, session.stop);
     // The tools' index comes from the same archives: get both at the same time.
     let (indexes, pinned) = std::thread::scope(|scope| {
-        let pinned = scope.spawn(|| tools::lock(session, image, &acquire));
+        let pinned = scope.spawn(|| tools::lock(session, image, update, &acquire));
         let indexes = obtain(session, request, &architectures(request), &acquire);
         (indexes, pinned.join().unwrap_or_else(|_| Err(Error::bug("the search for tools panicked"))))
     });
