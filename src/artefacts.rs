@@ -187,6 +187,19 @@ pub struct UnpackedPackage {
     pub scripts: Vec<String>,
 }
 
+/// Options of stage 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StageTwo {
+    /// `--tier`: none is `auto`.
+    pub tier: Option<String>,
+    /// `--view`: none is `auto`.
+    pub view: Option<String>,
+    /// `--accelerate`: none is `auto`.
+    pub accelerate: Option<String>,
+    /// `--require WHAT`: degradations that are errors.
+    pub require: Vec<String>,
+}
+
 /// What stage 2 changed, with contents in the store already, and how it went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Configured {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{outcome::Outcome, program::Program, stage_two::StageTwoArguments};
+use super::{outcome::Outcome, program::Program, stage_two::StageTwoArguments, worst};
 use crate::{Result, pipeline};
 
 /// Make images, all stages, doing only what is missing
@@ -33,9 +33,13 @@ pub(super) struct Arguments {
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
     let images = program.manifest()?.select(&arguments.images)?;
     let session = program.session(arguments.keep_debs.as_deref())?;
-    let mut results = pipeline::build(&session, &images, &arguments.stage_two.options()).into_iter();
-    Ok(program.each(&images, |_| {
-        let committed = results.next().expect("build gives one result an image")?;
-        program.output.outcome(&Outcome::Committed { image: &committed.image, commit: committed.commit })
-    }))
+    let results = pipeline::build(&session, &images, &arguments.stage_two.options());
+    // All are shown, though the user may have stopped some: those that are done are done.
+    let failures = images.iter().zip(results).filter_map(|(image, result)| {
+        let shown = result.and_then(|committed| {
+            program.output.outcome(&Outcome::Committed { image: &committed.image, commit: committed.commit })
+        });
+        shown.err().map(|error| program.failed(image, &error))
+    });
+    Ok(worst(failures))
 }

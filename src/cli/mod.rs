@@ -39,10 +39,12 @@ const BUG: u8 = 70;
 /// machine cannot do it; 70 a bug of ours; 130 stopped by a signal. `run` gives its command's.
 pub fn main() -> ExitCode {
     install_panic_hook();
-    match panic::catch_unwind(start) {
-        Ok(status) => ExitCode::from(status),
-        Err(_) => ExitCode::from(BUG),
-    }
+    ExitCode::from(guarded(start))
+}
+
+/// The exit status of `start`; that of a bug where it panics, which the hook has told.
+fn guarded(start: impl FnOnce() -> u8 + panic::UnwindSafe) -> u8 {
+    panic::catch_unwind(start).unwrap_or(BUG)
 }
 
 /// Parses the arguments and runs the verb.
@@ -139,6 +141,12 @@ fn install_panic_hook() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_a_bug_of_ours() {
+        assert_eq!(guarded(|| 1), 1);
+        assert_eq!(guarded(|| panic!("on purpose")), BUG);
+    }
 
     #[test]
     fn the_worst_error_decides() {

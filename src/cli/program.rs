@@ -7,7 +7,7 @@ use std::{
 
 use super::{arguments::Global, folders, output::Output, worst};
 use crate::{
-    Context, Result,
+    Context, Error, Result,
     artefacts::Image,
     error::Kind,
     manifest::{self, Manifest},
@@ -66,13 +66,18 @@ impl<'a> Program<'a> {
         let mut failures: Vec<Kind> = Vec::new();
         for image in images {
             if let Err(error) = work(image) {
-                self.output.error(&image.request.image, &error);
-                failures.push(error.kind());
+                failures.push(self.failed(image, &error));
                 if error.kind() == Kind::Interrupted || self.stop.load(Ordering::Relaxed) {
                     break;
                 }
             }
         }
         worst(failures)
+    }
+
+    /// Reports what became of an image; gives whose fault it is.
+    pub(super) fn failed(&self, image: &Image, error: &Error) -> Kind {
+        self.output.error(&image.request.image, error);
+        error.kind()
     }
 }

@@ -30,14 +30,16 @@ pub struct Base {
 }
 
 impl Base {
-    /// Makes an empty folder below `work` and has `checkout` fill a new folder in it, which gives
-    /// what hard links cannot show.
+    /// Makes an empty folder below `work` and has `checkout` fill it, which gives what hard links
+    /// cannot show.
     pub fn new(
         work: &Path,
         checkout: impl FnOnce(&Path) -> Result<Vec<(Vec<u8>, Metadata)>>,
     ) -> Result<Base> {
         let folder = sandbox::LayerFolder::make(work).context("making a work folder")?;
-        let fixups = checkout(&folder.path().join("tree"))?
+        let tree = folder.path().join("tree");
+        std::fs::create_dir(&tree).with_context(|| format!("creating {}", tree.display()))?;
+        let fixups = checkout(&tree)?
             .into_iter()
             .map(|(path, metadata)| Fixup {
                 path,
@@ -48,6 +50,11 @@ impl Base {
             })
             .collect();
         Ok(Base { folder, fixups })
+    }
+
+    /// Removes it all; dropping it does too, but cannot say what went wrong.
+    pub fn remove(self) -> Result<()> {
+        self.folder.remove().context("removing a work folder")
     }
 
     /// The folder that holds the tree and what else belongs to this run.

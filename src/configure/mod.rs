@@ -10,6 +10,7 @@ mod interpose;
 mod journal;
 mod normalise;
 mod order;
+mod requirements;
 mod run;
 mod status_fd;
 
@@ -22,7 +23,8 @@ use std::{
 
 use sandbox::Session;
 
-pub use environment::{Base, Emulator};
+pub use environment::{Base, Changes, Emulator};
+pub use requirements::Requirements;
 
 use crate::{
     Context, Error, Result,
@@ -53,6 +55,8 @@ pub struct Inputs<'a> {
     pub emulator: Option<&'a Emulator>,
     /// A debconf preseed file.
     pub preseed: Option<&'a Path>,
+    /// What must not degrade.
+    pub requirements: &'a Requirements,
     /// The folder of the log.
     pub logs: PathBuf,
     /// Where the upper layer of a failed run is kept, for `treestrap run --failed`.
@@ -71,16 +75,14 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, environment::Changes::New);
+    let plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }
     let started = Instant::now();
     let mut session = Session::start(&plan).context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
-    for degraded in &session.enforced().inside.degraded {
-        reporter.note(image, degraded.clone());
-    }
+    inputs.requirements.check(session.enforced(), image, reporter)?;
     let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
     if let Err(error) = scripts.run() {
         if error.kind() == crate::error::Kind::Input {
@@ -94,6 +96,43 @@ pub fn configure(
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
     session.close().context("closing the sandbox")?;
     Ok(Configured { image: image.to_owned(), changes, enforced, packages })
+}
+
+/// A command to run in a tree whose changes are thrown away.
+pub struct Run<'a> {
+    /// The program and its arguments.
+    pub command: Vec<Vec<u8>>,
+    /// Where its changes go.
+    pub changes: Changes,
+    /// What must not degrade.
+    pub requirements: &'a Requirements,
+    /// Whether the plan is reported.
+    pub debug: bool,
+}
+
+/// Runs a command with the caller's standard descriptors; gives its exit status as a shell does.
+pub fn run(
+    base: &Base,
+    emulator: Option<&Emulator>,
+    run: Run<'_>,
+    image: &str,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<u8> {
+    let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
+    let plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    if run.debug {
+        reporter.detail(image, plan.describe());
+    }
+    let mut session = Session::start(&plan).context("starting the sandbox")?;
+    run.requirements.check(session.enforced(), image, reporter)?;
+    let mut command = sandbox::Command::new(run.command);
+    if let Ok(terminal) = std::env::var("TERM") {
+        command = command.env("TERM", terminal);
+    }
+    let status = session.run_unless(&command, stop)?;
+    session.close().context("closing the sandbox")?;
+    Ok(status.code())
 }
 
 /// Keeps what a failed run left, and says how to look at it.

@@ -26,7 +26,7 @@ pub(super) fn repository(repo: &Path) -> Vec<Finding> {
     let file = match try_writing(&folder) {
         Ok(file) => file,
         Err(error) => {
-            let message = format!("{} cannot be written: {error}", folder.display());
+            let message = unwritable(repo, &folder, &error);
             return vec![Finding::missing(CHECK, message, "name a folder of yours: --repo PATH")];
         }
     };
@@ -61,7 +61,7 @@ pub(super) fn writable(check: &'static str, path: &Path, variable: &str) -> Vec<
     let finding = match try_writing(&folder) {
         Ok(_) => Finding::ok(check, format!("{}: writable", path.display())),
         Err(error) => {
-            let message = format!("{} cannot be written: {error}", folder.display());
+            let message = unwritable(path, &folder, &error);
             Finding::missing(check, message, format!("export {variable}=/a/folder/of/yours"))
         }
     };
@@ -84,6 +84,14 @@ fn space(folder: &Path, file: &File) -> Option<Finding> {
 /// The nearest folder above `path` that is there, or `path` itself.
 fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Why nothing can be written at `path`, whose nearest existing folder is `folder`.
+fn unwritable(path: &Path, folder: &Path, error: &io::Error) -> String {
+    if path == folder {
+        return format!("{} cannot be written: {error}", path.display());
+    }
+    format!("{} cannot be made, as {} cannot be written: {error}", path.display(), folder.display())
 }
 
 /// A temporary file in `folder`, which goes away with the value.
@@ -130,7 +138,12 @@ mod tests {
         // procfs makes no files, even for root.
         let findings = repository(Path::new("/proc/treestrap/repo"));
         assert_eq!((findings.len(), findings[0].state), (1, State::Missing), "{findings:?}");
-        assert!(findings[0].message.starts_with("/proc cannot be written: "), "{findings:?}");
+        assert!(
+            findings[0]
+                .message
+                .starts_with("/proc/treestrap/repo cannot be made, as /proc cannot be written: "),
+            "{findings:?}"
+        );
         let findings = writable("cache", Path::new("/proc/treestrap"), "XDG_CACHE_HOME");
         assert_eq!(findings[0].remedy.as_deref(), Some("export XDG_CACHE_HOME=/a/folder/of/yours"));
     }

@@ -12,6 +12,7 @@
 
 mod control;
 mod data;
+mod extract;
 
 use std::{
     io::{self, Read},
@@ -20,6 +21,7 @@ use std::{
 
 use sha2::Digest;
 
+pub use self::extract::{extract, extracted};
 use self::{control::Control, data::Data};
 use crate::{
     artefacts::{IngestedPackage, LockedPackage, Metadata},

@@ -74,3 +74,10 @@ fn lock(
 
 #[allow(unused)]
 type Unused = HashMap<(), ()>;
+
+pub fn check(_: &Request, _: &Lockfile) -> Result<()> {
+    Ok(())
+}
+pub fn why(_: &Request, _: &Lockfile, _: &str) -> Result<Vec<String>> {
+    Ok(vec![])
+}

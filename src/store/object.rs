@@ -87,6 +87,18 @@ impl Store {
             .ok_or_else(|| corrupt("file", checksum))
     }
 
+    /// The target of a symbolic link's object: a file that libostree ends with a NUL
+    /// (`create_symlink_nofollow` and `bare-user` in its ostree-repo-commit.c).
+    ///
+    /// # Errors
+    /// If there is no such object.
+    pub(super) fn link_target(&self, checksum: Sha256) -> Result<Vec<u8>> {
+        let path = self.object_path(checksum);
+        let mut target = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        target.pop_if(|last| *last == 0);
+        Ok(target)
+    }
+
     /// A content object: its metadata and its bytes.
     ///
     /// # Errors
@@ -96,7 +108,7 @@ impl Store {
         let path = self.object_path(checksum);
         let opening = || format!("opening {}", path.display());
         if metadata.mode & S_IFMT == S_IFLNK {
-            return Ok((metadata, Content::Symlink(std::fs::read(&path).with_context(opening)?)));
+            return Ok((metadata, Content::Symlink(self.link_target(checksum)?)));
         }
         let file = File::open(&path).with_context(opening)?;
         let size = rustix::fs::fstat(file.as_fd()).map_err(io::Error::from).with_context(opening)?.st_size;

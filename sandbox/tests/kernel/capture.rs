@@ -1,0 +1,2 @@
+//! capture
+pub(crate) const TESTS: &[crate::support::Test] = &[];

@@ -1,0 +1,2 @@
+//! escape
+pub(crate) const TESTS: &[crate::support::Test] = &[];

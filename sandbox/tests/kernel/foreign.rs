@@ -1,0 +1,2 @@
+//! foreign
+pub(crate) const TESTS: &[crate::support::Test] = &[];

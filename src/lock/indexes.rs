@@ -1,0 +1,362 @@
+//! Getting the indexes of a request: Release files verified and fresh, Packages files by hash.
+//!
+//! What comes out was verified all the way: the Release file by a signature ([`super::signature`]),
+//! the Packages files by the size and SHA-256 that the Release file states, packed and unpacked.
+//!
+//! The cache, below the folder that is given:
+//! ```text
+//! releases/DIGEST/InRelease          as it was signed; verified anew each time it is read
+//! releases/DIGEST/Release{,.gpg}     the same for archives without InRelease
+//! releases/DIGEST/newest             the newest Date that was accepted, in seconds
+//! indexes/DIGEST                     a Packages file, unpacked, under its own SHA-256
+//! ```
+//! The DIGEST of a release is that of its URI and suite. Files are written under another name and
+//! renamed, so several runs can share a cache.
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    dates::day,
+    index::Index,
+    releases::{Fetched, obtain_release},
+    sources::{self, Suite},
+};
+use crate::{
+    acquire::{Acquire, Wanted, parallel, uri},
+    artefacts::{Repository, Request},
+    debian::release::Release,
+    digest::Sha256,
+    error::{Context, Error, Result},
+    report::{Event, Reporter, Stage},
+};
+
+/// Downloads at once: they wait for the network more than they work.
+const CONNECTIONS: usize = 8;
+
+/// Packings of an index, the best first; an archive has some of them.
+const PACKINGS: [&str; 5] = [".xz", ".zst", ".gz", ".bz2", ""];
+
+/// An index whose unpacked size no Release file states is at most so big.
+const UNSTATED_LIMIT: u64 = 1 << 30;
+
+/// What `obtain` works with, besides the request.
+pub struct Surroundings<'a> {
+    /// The host's root folder, `/` but in tests: its apt sources and keyrings are read.
+    pub root: &'a Path,
+    /// Where verified files are kept between runs.
+    pub cache: &'a Path,
+    /// The way to the archives.
+    pub acquire: &'a Acquire<'a>,
+    /// Who watches.
+    pub reporter: &'a dyn Reporter,
+}
+
+/// The indexes of all of a request's repositories and suites, for these architectures (the image's
+/// and perhaps others), in the manifest's order.
+pub fn obtain(
+    request: &Request,
+    architectures: &[String],
+    surroundings: &Surroundings<'_>,
+) -> Result<Vec<Index>> {
+    let acquire = &surroundings.acquire.renewed();
+    let mut suites: Vec<(&Repository, Suite)> = Vec::new();
+    for repository in &request.repositories {
+        let located = sources::locate(repository, surroundings.root)?;
+        suites.extend(located.into_iter().map(|suite| (repository, suite)));
+    }
+    let releases = in_parallel(acquire, suites.len(), |position| {
+        let (repository, suite) = &suites[position];
+        obtain_release(repository, suite, acquire, surroundings)
+    })?;
+
+    let mut wanted: Vec<WantedIndex<'_>> = Vec::new();
+    for ((repository, suite), fetched) in suites.iter().zip(&releases) {
+        wanted.extend(list_indexes(repository, suite, fetched, architectures)?);
+    }
+    in_parallel(acquire, wanted.len(), |position| {
+        let wanted = &wanted[position];
+        let packages = wanted.obtain(acquire, surroundings)?;
+        let done = packages.len() as u64;
+        let item = wanted.title();
+        surroundings.reporter.event(Event::Progress {
+            image: request.image.clone(),
+            stage: Stage::Lock,
+            done,
+            item,
+        });
+        Ok(Index {
+            repository: wanted.repository.name.clone(),
+            uri: uri::shown(&wanted.fetched.uri),
+            suite: wanted.suite.name.clone(),
+            component: wanted.component.clone(),
+            architecture: wanted.architecture.clone(),
+            release: wanted.fetched.release.clone(),
+            packages,
+        })
+    })
+}
+
+/// The results of `work` for each position, got on several threads.
+fn in_parallel<T: Send>(
+    acquire: &Acquire<'_>,
+    count: usize,
+    work: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let results: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    parallel(acquire, CONNECTIONS, count, |take| {
+        while let Some(position) = take() {
+            let result = work(position)?;
+            *results[position].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        }
+        Ok(())
+    })?;
+    let results = results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+    results.collect::<Option<Vec<T>>>().ok_or_else(|| Error::bug("an index was neither got nor reported"))
+}
+
+/// One Packages file that is to be got.
+struct WantedIndex<'a> {
+    repository: &'a Repository,
+    suite: &'a Suite,
+    fetched: &'a Fetched,
+    component: String,
+    architecture: String,
+    /// Its path below the suite's folder, unpacked.
+    path: String,
+}
+
+/// Which Packages files a suite must have; an error names what it offers instead.
+fn list_indexes<'a>(
+    repository: &'a Repository,
+    suite: &'a Suite,
+    fetched: &'a Fetched,
+    architectures: &[String],
+) -> Result<Vec<WantedIndex<'a>>> {
+    let release = &*fetched.release;
+    let index = |component: &str, architecture: &str, path: String| WantedIndex {
+        repository,
+        suite,
+        fetched,
+        component: component.to_owned(),
+        architecture: architecture.to_owned(),
+        path,
+    };
+    if suite.name.ends_with('/') {
+        let names = ["Packages", "./Packages"];
+        let path = names.into_iter().find(|path| packings(release, path).next().is_some());
+        let path = path.ok_or_else(|| {
+            let name = &repository.name;
+            Error::input(format!("repository {name}: its flat suite {} has no Packages file", suite.name))
+        })?;
+        // One file has all architectures; the resolver looks at the stanzas.
+        let architecture = architectures.first().map_or("all", String::as_str);
+        return Ok(vec![index("", architecture, path.to_owned())]);
+    }
+    let refuse = |what: String, offered: &[String], edit: &str| {
+        let offered = if offered.is_empty() { "none that is named".to_owned() } else { offered.join(", ") };
+        let name = &repository.name;
+        Err(Error::input(format!("repository {name}: suite {} has no {what}; it has: {offered}", suite.name))
+            .hint(format!("correct {edit}, or take a suite that has it")))
+    };
+    let mut wanted: Vec<WantedIndex<'_>> = Vec::new();
+    for component in &repository.components {
+        // Security suites of old spell their components `updates/main`.
+        let is_it =
+            |offered: &&String| *offered == component || offered.rsplit('/').next() == Some(component);
+        let known = release.components.iter().find(is_it);
+        if known.is_none() && !release.components.is_empty() {
+            let edit = format!("`components` of [repos.{}]", repository.name);
+            return refuse(format!("component {component}"), &release.components, &edit);
+        }
+        let folder = |architecture: &str| format!("{component}/binary-{architecture}/Packages");
+        for architecture in architectures.iter().filter(|architecture| *architecture != "all") {
+            let listed = release.architectures.is_empty() || release.architectures.contains(architecture);
+            let path = folder(architecture);
+            if !listed || packings(release, &path).next().is_none() {
+                let what = format!("packages of architecture {architecture} in component {component}");
+                return refuse(what, &release.architectures, "`arch` of the image");
+            }
+            wanted.push(index(component, architecture, path));
+        }
+        let path = folder("all");
+        let separate = !release.no_support_for_architecture_all || architectures.iter().all(|a| a == "all");
+        if separate && packings(release, &path).next().is_some() {
+            wanted.push(index(component, "all", path));
+        }
+    }
+    Ok(wanted)
+}
+
+/// The packed forms of an index that a Release file lists, the best first: extension, digest, size.
+fn packings<'a>(
+    release: &'a Release,
+    path: &'a str,
+) -> impl Iterator<Item = (&'static str, Sha256, u64)> + 'a {
+    PACKINGS.into_iter().filter_map(move |extension| {
+        let (digest, size) = release.files.get(&format!("{path}{extension}"))?;
+        Some((extension, *digest, *size))
+    })
+}
+
+impl WantedIndex<'_> {
+    fn title(&self) -> String {
+        let (suite, component, architecture) = (&self.suite.name, &self.component, &self.architecture);
+        match component.is_empty() {
+            true => format!("{} {suite}", self.repository.name),
+            false => format!("{} {suite}/{component} {architecture}", self.repository.name),
+        }
+    }
+
+    /// The index, from the cache or the archive.
+    fn obtain(&self, acquire: &Acquire<'_>, surroundings: &Surroundings<'_>) -> Result<Arc<[u8]>> {
+        let release = &self.fetched.release;
+        let plain = release.files.get(&self.path).copied();
+        let folder = surroundings.cache.join("indexes");
+        // Without a digest of the unpacked file, that of the packed one names it.
+        let cached = match (plain, packings(release, &self.path).next()) {
+            (Some((digest, _)), _) => folder.join(digest.to_string()),
+            (None, Some((_, digest, _))) => folder.join(format!("{digest}-unpacked")),
+            (None, None) => return Err(Error::bug(format!("{}: no index to get", self.title()))),
+        };
+        if let Some(packages) = read_cached(&cached, plain.map(|(_, size)| size))? {
+            surroundings.reporter.detail(&self.repository.name, format!("{}: cached", self.title()));
+            return Ok(packages);
+        }
+        let mut last = Error::bug("no packing was tried");
+        for (extension, digest, size) in packings(release, &self.path) {
+            let wanted = self.wanted(extension, digest, size);
+            let unpacked =
+                acquire.deliver(&wanted, &mut |stream| unpack(stream, extension, plain, &wanted.what));
+            match unpacked {
+                Ok(bytes) => {
+                    write_cached(&cached, &bytes)?;
+                    let message =
+                        format!("{}: {size} bytes from {}", self.title(), uri::shown(&self.fetched.uri));
+                    surroundings.reporter.detail(&self.repository.name, message);
+                    return Ok(bytes.into());
+                }
+                // Release files list packings that the archive does not keep: try the next.
+                Err(crate::acquire::Undelivered::Failure(failure)) if failure.is_absent() => {
+                    last = failure.into()
+                }
+                Err(other) => return Err(Error::from(other)),
+            }
+        }
+        Err(last)
+    }
+
+    /// What is to be got: by hash first, since that name never gets another content, from where the
+    /// Release file came from first.
+    fn wanted(&self, extension: &str, digest: Sha256, size: u64) -> Wanted {
+        let path = format!("{}{}{extension}", self.fetched.folder, self.path);
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut uris: Vec<String> = Vec::new();
+        let others = self.suite.places.iter().map(|place| &place.uri);
+        for base in std::iter::once(&self.fetched.uri).chain(others) {
+            let by_hash = format!("{folder}/by-hash/SHA256/{digest}");
+            let forms = self.fetched.release.acquire_by_hash.then_some(&by_hash).into_iter().chain([&path]);
+            for form in forms {
+                let uri = uri::join(base, form);
+                if !uris.contains(&uri) {
+                    uris.push(uri);
+                }
+            }
+        }
+        Wanted {
+            what: format!("the index {path}"),
+            repository: self.repository.name.clone(),
+            uris,
+            size: Some(size),
+            sha256: Some(digest),
+            limit: size,
+        }
+    }
+}
+
+/// Unpacks a stream, up to the size that it must have, and compares its digest.
+fn unpack(
+    stream: &mut dyn Read,
+    extension: &str,
+    plain: Option<(Sha256, u64)>,
+    what: &str,
+) -> Result<Vec<u8>> {
+    let limit = plain.map_or(UNSTATED_LIMIT, |(_, size)| size);
+    let mut bytes = Vec::with_capacity(plain.map_or(0, |(_, size)| size.min(1 << 28)) as usize);
+    let mut reader: Box<dyn Read + '_> = match extension {
+        ".xz" => Box::new(liblzma::read::XzDecoder::new_multi_decoder(stream)),
+        ".zst" => Box::new(zstd::stream::read::Decoder::new(stream)?),
+        ".gz" => Box::new(flate2::read::MultiGzDecoder::new(stream)),
+        ".bz2" => Box::new(bzip2::read::MultiBzDecoder::new(stream)),
+        _ => Box::new(stream),
+    };
+    (&mut reader).take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("unpacking {what}"))?;
+    let wrong = match plain {
+        Some((_, size)) if bytes.len() as u64 != size => {
+            Some(format!("it unpacks to {} bytes or more, not {size}", bytes.len()))
+        }
+        Some((digest, _)) if Sha256::of(&bytes) != digest => {
+            Some("its unpacked content is not what it should be".into())
+        }
+        None if bytes.len() as u64 > limit => Some(format!("it unpacks to more than {limit} bytes")),
+        _ => None,
+    };
+    match wrong {
+        None => Ok(bytes),
+        Some(reason) => Err(Error::input(format!("{what}: {reason}")).hint(
+            "the archive's Release file contradicts itself: tell its maintainers, or name another mirror",
+        )),
+    }
+}
+
+/// A cached index of this length, if it is there.
+///
+/// Its digest was compared when it was written, and the file was on the disk before it got its name;
+/// it is ours alone, as the program itself is. Hashing 50 MB again at each run would cost more than
+/// resolving does, so only the length is looked at.
+fn read_cached(path: &Path, size: Option<u64>) -> Result<Option<Arc<[u8]>>> {
+    let Ok(mut file) = std::fs::File::open(path) else { return Ok(None) };
+    let found = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+    if size.is_some_and(|size| size != found) {
+        return Ok(None);
+    }
+    // Read straight into its place: an index is big, and a copy would double it.
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, found as usize).collect();
+    let buffer = Arc::get_mut(&mut bytes).ok_or_else(|| Error::bug("a new buffer is shared"))?;
+    file.read_exact(buffer).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Some(bytes))
+}
+
+/// Writes a file of the cache: whole, on the disk, and only then under its name.
+pub(super) fn write_cached(path: &Path, content: &[u8]) -> Result<()> {
+    let folder = path.parent().ok_or_else(|| Error::bug("a cached file without a folder"))?;
+    let write = || -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(content)?;
+        file.as_file().sync_data()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Seconds since the epoch.
+pub(super) fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
+}
+
+/// `2026-11-04`, for messages about a Release file's dates.
+pub(super) fn shown_day(seconds: i64) -> String {
+    day(seconds)
+}
+
+/// The folder of the cache that belongs to one release.
+pub(super) fn release_folder(cache: &Path, uri: &str, suite: &str) -> PathBuf {
+    let key = format!("{}\n{suite}", uri::shown(uri).trim_end_matches('/'));
+    cache.join("releases").join(Sha256::of(key.as_bytes()).to_string())
+}
