@@ -46,9 +46,9 @@ fn an_account_without_subordinate_ids_is_told_how_to_get_them() {
 fn a_repository_that_cannot_be_written_is_named() {
     needs!(Tier::As(Account::Subordinate), Tier::Ostree);
     let tiny = Miniature::of(Account::Subordinate, Archive::without_base(HELLO), &["hello"]);
-    tiny.fixture.treestrap(&["lock"]).ok();
-    fs::create_dir_all(tiny.fixture.repo()).expect("a folder"); // the harness's own, not the account's
-    tiny.fixture.treestrap(&["fetch"]).exits(3).says(&[".treestrap/repo"]);
+    // made by the harness, so not the account's
+    fs::create_dir_all(tiny.fixture.repo()).expect("a new folder");
+    tiny.fixture.treestrap(&["build"]).exits(3).says(&[".treestrap/repo"]);
 }
 
 #[test]
