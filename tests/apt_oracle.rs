@@ -214,13 +214,7 @@ const SCENARIOS: &[Scenario] = &[
         architectures: &["amd64", "arm64", "riscv64", "armhf"],
         requests: COMMON,
     },
-    Scenario {
-        name: "forky",
-        suites: "forky",
-        security: "",
-        architectures: &["arm64"],
-        requests: COMMON,
-    },
+    Scenario { name: "forky", suites: "forky", security: "", architectures: &["arm64"], requests: COMMON },
     Scenario {
         name: "sid",
         suites: "sid",
@@ -257,9 +251,8 @@ fn machine_sources() -> Option<Sources> {
         match file.extension().and_then(|extension| extension.to_str()) {
             Some("sources") => {
                 for stanza in deb822::stanzas(text.as_bytes()) {
-                    let field = |name| {
-                        deb822::field(stanza, name).map(|v| String::from_utf8_lossy(v).into_owned())
-                    };
+                    let field =
+                        |name| deb822::field(stanza, name).map(|v| String::from_utf8_lossy(v).into_owned());
                     let keyring = field("Signed-By").is_none_or(|path| path.contains("debian-archive"));
                     let (Some(uris), Some(suites), true) = (field("URIs"), field("Suites"), keyring) else {
                         continue;
@@ -409,7 +402,8 @@ impl Apt {
             let field = |name| deb822::field(stanza, name).map(|v| String::from_utf8_lossy(v).into_owned());
             let wanted = |value: String| priority.contains(&value.as_str());
             if field("Essential").as_deref() == Some("yes") || field("Priority").is_some_and(wanted) {
-                let foreign = field("Architecture").is_some_and(|name| name != "all" && name != self.native());
+                let foreign =
+                    field("Architecture").is_some_and(|name| name != "all" && name != self.native());
                 if !foreign {
                     names.extend(field("Package"));
                 }
@@ -571,7 +565,11 @@ fn run(apt: &Apt, scenario: &Scenario, architectures: &str, limit: usize, table:
             "`{}`{}{}{}",
             if ask.packages == EMBEDDED { "(the embedded set)" } else { ask.packages },
             if ask.recommends { " with Recommends" } else { "" },
-            if ask.priority.is_empty() { String::new() } else { format!(" priority {}", ask.priority.join(", ")) },
+            if ask.priority.is_empty() {
+                String::new()
+            } else {
+                format!(" priority {}", ask.priority.join(", "))
+            },
             match (ask.essential, ask.pins) {
                 (false, _) => " without the essential set".to_owned(),
                 (true, []) => String::new(),
@@ -621,7 +619,9 @@ fn the_choice_is_apts() {
     let cache = std::env::var_os("TREESTRAP_ORACLE_CACHE")
         .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("apt-oracle"), PathBuf::from);
     let full = std::env::var("TREESTRAP_ORACLE").ok();
-    let mut table = String::from("| suites | architecture | request | outcome | apt, s | ours, s |\n|---|---|---|---|---|---|\n");
+    let mut table = String::from(
+        "| suites | architecture | request | outcome | apt, s | ours, s |\n|---|---|---|---|---|---|\n",
+    );
     let mut differences = Vec::new();
     for scenario in SCENARIOS {
         for architectures in scenario.architectures {

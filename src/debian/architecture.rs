@@ -4,9 +4,29 @@
 
 /// The architectures that Debian releases or released lately, and ports that have an archive.
 pub const KNOWN: &[&str] = &[
-    "alpha", "amd64", "arm64", "armel", "armhf", "hppa", "hurd-amd64", "hurd-i386", "i386", "ia64",
-    "loong64", "m68k", "mips", "mips64el", "mipsel", "powerpc", "ppc64", "ppc64el", "riscv64", "s390x",
-    "sh4", "sparc64", "x32",
+    "alpha",
+    "amd64",
+    "arm64",
+    "armel",
+    "armhf",
+    "hppa",
+    "hurd-amd64",
+    "hurd-i386",
+    "i386",
+    "ia64",
+    "loong64",
+    "m68k",
+    "mips",
+    "mips64el",
+    "mipsel",
+    "powerpc",
+    "ppc64",
+    "ppc64el",
+    "riscv64",
+    "s390x",
+    "sh4",
+    "sparc64",
+    "x32",
 ];
 
 /// Whether `name` can be the name of an architecture: what dpkg accepts, which is safe in paths

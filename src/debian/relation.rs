@@ -215,7 +215,9 @@ mod tests {
 
     #[test]
     fn what_is_no_relation() {
-        for field in ["a b", "a (", "a (>= )", "(>= 1)", "a |", "a | , b", ":any", "a:", "a )", "| a", "a (>= 1"] {
+        for field in
+            ["a b", "a (", "a (>= )", "(>= 1)", "a |", "a | , b", ":any", "a:", "a )", "| a", "a (>= 1"]
+        {
             assert!(shown(field).is_err(), "{field}");
         }
     }

@@ -64,9 +64,10 @@ fn restore(marking: &mut Marking<'_, '_>, mut dropped: Vec<PackageId>) {
     }
     loop {
         let named = dropped.iter().position(|&package| {
-            let provided = marking.state(package).candidate.into_iter().flat_map(|candidate| {
-                universe.provisions(candidate).map(|id| universe.provision(id).target)
-            });
+            let provided =
+                marking.state(package).candidate.into_iter().flat_map(|candidate| {
+                    universe.provisions(candidate).map(|id| universe.provision(id).target)
+                });
             std::iter::once(package).chain(provided).any(|target| {
                 universe.dependents(target).any(|dependent| {
                     let dependent = universe.dependency(dependent);

@@ -76,7 +76,11 @@ pub(super) struct Marking<'u, 'a> {
 
 impl<'u, 'a> Marking<'u, 'a> {
     /// A plan with nothing in it.
-    pub(super) fn new(universe: &'u Universe<'a>, candidates: Vec<Option<VersionId>>, recommends: bool) -> Self {
+    pub(super) fn new(
+        universe: &'u Universe<'a>,
+        candidates: Vec<Option<VersionId>>,
+        recommends: bool,
+    ) -> Self {
         let states = candidates.iter().map(|&candidate| State { candidate, ..State::default() }).collect();
         Marking {
             universe,
@@ -171,9 +175,9 @@ impl<'u, 'a> Marking<'u, 'a> {
     /// The groups of a version's relations that are not fulfilled by what will be installed, of
     /// the kinds that `counts` accepts.
     fn unfulfilled(&self, version: VersionId, counts: impl Fn(Kind) -> bool) -> bool {
-        self.universe.dependency_groups(version).any(|group| {
-            counts(self.universe.dependency(group[0]).kind) && !self.any_fulfilled(&group)
-        })
+        self.universe
+            .dependency_groups(version)
+            .any(|group| counts(self.universe.dependency(group[0]).kind) && !self.any_fulfilled(&group))
     }
 
     /// Whether what will be installed of a package is broken.
@@ -531,7 +535,12 @@ impl<'u, 'a> Marking<'u, 'a> {
     }
 
     /// apt's order of the providers of a package, the best first.
-    fn compare_providers(&self, target: PackageId, a: VersionId, b: VersionId) -> std::cmp::Ordering {
+    pub(super) fn compare_providers(
+        &self,
+        target: PackageId,
+        a: VersionId,
+        b: VersionId,
+    ) -> std::cmp::Ordering {
         let universe = self.universe;
         let (version_a, version_b) = (universe.version(a), universe.version(b));
         let (a, b) = (version_a.package, version_b.package);

@@ -180,13 +180,19 @@ impl Matcher {
     }
 
     /// Whether a version matches, by its number or by one of its indexes.
-    pub(super) fn matches_version(&self, universe: &Universe<'_>, indexes: &[Index], version: VersionId) -> bool {
+    pub(super) fn matches_version(
+        &self,
+        universe: &Universe<'_>,
+        indexes: &[Index],
+        version: VersionId,
+    ) -> bool {
         let version = universe.version(version);
         match self {
             Matcher::Version(pattern) => pattern.matches(&String::from_utf8_lossy(version.number)),
-            _ => version.indexes.iter().any(|&at| {
-                indexes.get(usize::from(at)).is_some_and(|index| self.matches_index(index))
-            }),
+            _ => version
+                .indexes
+                .iter()
+                .any(|&at| indexes.get(usize::from(at)).is_some_and(|index| self.matches_index(index))),
         }
     }
 }
@@ -228,7 +234,9 @@ impl Policy {
             let matcher = Matcher::pin(&pin.pin).map_err(|error| error.context(context()))?;
             if pin.priority == 0 || i16::try_from(pin.priority).is_err() {
                 let message = format!("{} is no priority", pin.priority);
-                return Err(Error::input(message).context(context()).hint("write 1 to 32767, or less than 0"));
+                return Err(Error::input(message)
+                    .context(context())
+                    .hint("write 1 to 32767, or less than 0"));
             }
             if pin.package.trim() == "*" {
                 if matches!(matcher, Matcher::Version(_)) {
@@ -264,6 +272,11 @@ impl Policy {
         indexes.filter_map(|&at| self.indexes.get(usize::from(at)).copied()).max().unwrap_or(0)
     }
 
+    /// Whether a version may be installed at all.
+    pub(super) fn allows(&self, universe: &Universe<'_>, version: VersionId) -> bool {
+        self.priority(universe, version) > 0
+    }
+
     /// A package's candidate.
     pub(super) fn candidate(&self, universe: &Universe<'_>, package: PackageId) -> Option<VersionId> {
         let mut best = (0, None);
@@ -289,7 +302,8 @@ fn pinned_packages(universe: &Universe<'_>, word: &str) -> Result<Vec<PackageId>
         "native" => universe.package(package).architecture == Architecture::NATIVE,
         name => universe.find_architecture(name.as_bytes()) == Some(universe.package(package).architecture),
     };
-    if !name.contains(['*', '[', '?']) && !(name.len() > 1 && name.starts_with('/') && name.ends_with('/')) {
+    let is_expression = name.len() > 1 && name.starts_with('/') && name.ends_with('/');
+    if !is_expression && !name.contains(['*', '[', '?']) {
         let group = universe.find_name(name.as_bytes()).into_iter();
         return Ok(group.flat_map(|group| universe.siblings(group)).filter(|&p| wanted(p)).collect());
     }

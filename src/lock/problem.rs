@@ -373,8 +373,7 @@ struct Outcome {
 
 /// Where apt's table has a name.
 fn bucket(name: &[u8]) -> u32 {
-    let hash = name.iter().fold(5381u32, |hash, byte| {
-        hash.wrapping_mul(33).wrapping_add(u32::from(byte | 0x20))
-    });
+    let hash =
+        name.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte | 0x20)));
     hash % BUCKETS
 }

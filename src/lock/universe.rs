@@ -27,7 +27,8 @@ macro_rules! number {
         pub(super) struct $name(u32);
 
         impl $name {
-            fn new(index: usize) -> Self {
+            /// The number of a place in the table.
+            pub(super) fn new(index: usize) -> Self {
                 // 2³² entries would be hundreds of gigabytes of Packages files.
                 $name(u32::try_from(index).expect("fewer than 2³² entries"))
             }
@@ -428,6 +429,15 @@ impl<'a> Universe<'a> {
         }
     }
 
+    /// A version's `Architecture` field.
+    pub(super) fn architecture_of(&self, id: VersionId) -> std::borrow::Cow<'a, str> {
+        let version = self.version(id);
+        match version.architecture_all {
+            true => "all".into(),
+            false => self.architecture_name(self.package(version.package).architecture),
+        }
+    }
+
     /// An architecture's name.
     pub(super) fn architecture_name(&self, architecture: Architecture) -> std::borrow::Cow<'a, str> {
         match self.architectures.get(usize::from(architecture.0)) {
@@ -565,10 +575,10 @@ impl<'a> Universe<'a> {
             }
         }
         self.groups[group.index()].last = Some(id);
-        if let (Architecture::ANY, Some(qualifier)) = (architecture, self.groups[group.index()].qualifier) {
-            if qualifier != Architecture::ANY {
-                self.provide_specific(group, qualifier, id);
-            }
+        if let Some(qualifier) = self.groups[group.index()].qualifier
+            && qualifier != Architecture::ANY
+        {
+            self.provide_specific(group, qualifier, id);
         }
         id
     }
@@ -577,7 +587,8 @@ impl<'a> Universe<'a> {
         if let Some(model) = self.preferred(group, false) {
             let provides: Vec<ProvidesId> = self.providers(model).collect();
             for id in provides {
-                let Provides { owner, number, architecture_specific, implicit, .. } = self.provides[id.index()];
+                let Provides { owner, number, architecture_specific, implicit, .. } =
+                    self.provides[id.index()];
                 let version = self.version(owner);
                 let architecture = self.package(version.package).architecture;
                 let foreign = version.multi_arch == MultiArch::Foreign;
