@@ -225,7 +225,11 @@ fn recommends_priorities_and_no_essential_set() {
 fn pins() {
     let indexes = [
         index("bookworm", "amd64", "a 1\nb 1; Depends: a\nlinux-image 5"),
-        index("bookworm-backports", "amd64", "a 2\nb 2; Depends: a\nlinux-image 6"),
+        index(
+            "bookworm-backports",
+            "amd64",
+            "a 2; Source: shared\nb 2; Depends: a; Source: shared (2.1)\nlinux-image 6",
+        ),
     ];
     for (package, pin, priority, expected) in [
         ("*", "release n=bookworm-backports", 500, "a=2 b=2"),
@@ -235,6 +239,8 @@ fn pins() {
         ("linux-* a", "origin mirror.example", 1001, "a=2 b=1"),
         ("a", "release o=Debian,c=contrib", 990, "a=1 b=1"),
         ("a:i386", "version 2", 990, "a=1 b=1"),
+        ("src:shared", "release a=bookworm-backports", 990, "a=2 b=2"),
+        ("src:a", "release a=bookworm-backports", 990, "a=1 b=1"),
     ] {
         let mut asked = request("b");
         asked.essential = false;
