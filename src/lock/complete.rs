@@ -413,11 +413,30 @@ fn missing(search: &Search<'_, '_, '_>, version: VersionId) -> Vec<String> {
             lines.push(match (search.fixed.get(&target), known.as_slice()) {
                 (Some(None), _) => format!("{name} is to be absent, as requested"),
                 (Some(Some(fixed)), _) => format!("{} is what was requested of it", search.display(*fixed)),
-                (None, []) => format!("no index has {name}, and nothing that may be installed provides it"),
+                (None, []) => no_provider(search, dependency),
                 (None, known) => format!("of {name} there is {}, which does not fit", known.join(", ")),
             });
         }
         break;
     }
     lines
+}
+
+/// Why nothing provides a package that has no versions itself.
+fn no_provider(search: &Search<'_, '_, '_>, dependency: DependencyId) -> String {
+    let universe = search.marking.universe;
+    let name = universe.display(universe.dependency(dependency).target);
+    let owners = universe.targets(dependency).into_iter().map(|version| universe.version(version).package);
+    let mut providers: Vec<String> = owners
+        .map(|package| match search.fixed.get(&package) {
+            Some(None) => format!("{} (to be absent, as requested)", universe.display(package)),
+            _ => format!("{} (not a candidate)", universe.display(package)),
+        })
+        .collect();
+    providers.sort();
+    providers.dedup();
+    match providers.as_slice() {
+        [] => format!("no index has {name}, and nothing provides it as wanted"),
+        providers => format!("{name} is provided by {} alone", providers.join(", ")),
+    }
 }

@@ -197,9 +197,9 @@ fn search<'u, 'a>(
     }
     let versions = complete::solve(&marking, policy, selection).map_err(|reasons| {
         let message = match reasons.as_slice() {
-            [] => "the requested packages cannot be installed together".to_owned(),
+            [] => "the request has no solution".to_owned(),
             reasons => {
-                format!("the requested packages cannot be installed together:\n  {}", reasons.join("\n  "))
+                format!("the request has no solution:\n  {}", reasons.join("\n  "))
             }
         };
         Error::input(message).hint(
