@@ -326,6 +326,7 @@ impl Apt {
                  Dir::Log \"{root}/state\";\n\
                  APT::Architecture \"{native}\";\n\
                  APT::Architectures {{ {all} }};\n\
+                 APT::Solver \"internal\";\n\
                  APT::Get::List-Cleanup \"false\";\n\
                  Acquire::Languages \"none\";\n\
                  Acquire::GzipIndexes \"false\";\n\
@@ -364,7 +365,8 @@ impl Apt {
         }
         // An index that the mirror serves half-updated is left out, for apt and for us.
         if let Err(message) = self.output("apt-get", &["update", "-q"]) {
-            eprintln!("apt-get update: {}", message.lines().filter(|line| line.starts_with("E:")).count());
+            let count = message.lines().filter(|line| line.starts_with("E: Failed to fetch")).count();
+            eprintln!("apt-get update leaves out {count} indexes");
         }
         self.read_indexes()
     }
