@@ -62,6 +62,10 @@ pub fn resolve(request: &Request, indexes: &[Index], previous: Option<&Lockfile>
         let kept = Kept::of(request, previous);
         let all: Vec<Index> = indexes.iter().cloned().chain(kept.index.clone()).collect();
         let chosen = choose(request, &all, &kept)?;
+        if chosen.is_empty() {
+            return Err(Error::input("the request asks for no package at all")
+                .hint("name packages in the manifest, or leave `essential` at its default"));
+        }
         closure::explained(Lockfile { packages: chosen, request: Some(digest) }, request)
     };
     let result = std::thread::scope(|scope| {

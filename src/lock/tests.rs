@@ -163,7 +163,6 @@ fn choices() {
         ("legacy", "b=1 base=1 legacy=1 libc=2"),
         ("loop1", "base=1 libc=2 loop1=1 loop2=1"),
         ("self", "base=1 libc=2 self=1"),
-        ("base-", ""),
         ("base- libc", "libc=2"),
         ("b c a f-", "a=1 b=1 base=1 c=1 libc=2"),
         // apt gives up: only a version that is not the candidate will do
@@ -193,6 +192,7 @@ fn choices() {
         ("b/sid", &["no version of b is in suite \"sid\""]),
         ("b:i386", &["no index has a package named \"b:i386\"", "there is b, but not of i386"]),
         ("zzzzzz yyyyyy", &["\"zzzzzz\"", "\"yyyyyy\"", "check the spelling"]),
+        ("base-", &["the request asks for no package at all"]),
         ("all", &["all 1 depends on b:any", "no index has b:any, and nothing provides it as wanted"]),
     ] {
         let text = choose(packages, &indexes);
