@@ -212,8 +212,7 @@ impl<'a> Acquire<'a> {
             };
             // A consumer that chokes on wrong content is not the one to complain.
             let Err(failure) = download.drain() else { return result.map_err(Undelivered::Consumer) };
-            let is_wrong = |(_, cause): &(String, Cause)| cause.is_wrong_content();
-            if failure.is_interrupted() || !failure.attempts.iter().any(is_wrong) {
+            if !failure.is_wrong_content() {
                 return Err(with_earlier(failure, &wrong).into());
             }
             if download.is_resumed() && whole_again {
@@ -224,7 +223,7 @@ impl<'a> Acquire<'a> {
             if !usable.contains(&true) {
                 return Err(with_earlier(failure, &wrong).into());
             }
-            wrong.extend(failure.attempts.into_iter().filter(is_wrong));
+            wrong.extend(failure.attempts.into_iter().filter(|(_, cause)| cause.is_wrong_content()));
         }
     }
 }

@@ -223,7 +223,9 @@ impl Attempt<'_> {
             }
         }
         let origins = &self.place.origins;
-        if !origins.is_empty() && !origins.iter().any(|origin| origin.eq_ignore_ascii_case(&release.origin)) {
+        // "Debian", and "Debian Backports".
+        let word = release.origin.split(' ').next().unwrap_or_default();
+        if !origins.is_empty() && !origins.iter().any(|origin| origin.eq_ignore_ascii_case(word)) {
             return Err(Error::input(format!(
                 "repository {name}: {uri} belongs to {:?}, not to this machine's distribution ({})",
                 release.origin,

@@ -1,14 +1,11 @@
 //! Signatures: every way to be wrong, and gpgv as the oracle.
 
-use std::{
-    process::Command,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use sequoia_openpgp::types::HashAlgorithm;
 
 use super::*;
-use crate::lock::test_archive::{Key, Signing, binary, detached, inline, may_run, no_gpgv};
+use crate::lock::test_archive::{Key, Signing, detached, gpgv, inline, may_run, no_gpgv};
 
 const TEXT: &str = "Origin: Test\nSuite: stable\n- dashed\n-----BEGIN nothing\n  indented\n\nlast line\n";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -22,22 +19,6 @@ fn keyring(keys: &[&Key]) -> Keyring {
 
 fn verify(bytes: &[u8], keyring: &Keyring) -> Result<String> {
     verify_inline(bytes, keyring, keyring.sources(), ABOUT)
-}
-
-/// gpgv's verdict on an InRelease file, and the text that it says was signed.
-fn gpgv(bytes: &[u8], keyring: &Keyring) -> Option<Vec<u8>> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    std::fs::write(path("keyring.gpg"), binary(keyring.certificates())).unwrap();
-    std::fs::write(path("InRelease"), bytes).unwrap();
-    let mut command = Command::new("gpgv");
-    command.arg("--homedir").arg(folder.path()).arg("--keyring").arg(path("keyring.gpg"));
-    command.arg("--status-fd=1").arg("--output").arg(path("text")).arg(path("InRelease"));
-    let output = command.output().unwrap();
-    // As apt does, one good signature is enough, whatever gpgv's exit status says of the others.
-    let status = String::from_utf8_lossy(&output.stdout).into_owned();
-    let good = status.contains("\n[GNUPG:] GOODSIG ") && status.contains("[GNUPG:] VALIDSIG ");
-    good.then(|| std::fs::read(path("text")).unwrap())
 }
 
 #[test]
