@@ -1,5 +1,6 @@
 //! The lock stage: request + archive indexes → [`Lockfile`](crate::artefacts::Lockfile).
 
+mod apt_configuration;
 mod dates;
 pub mod index;
 pub mod indexes;

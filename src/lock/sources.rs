@@ -7,7 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::signature::{KeySource, below};
+use super::{
+    apt_configuration::AptConfiguration,
+    signature::{KeySource, below},
+};
 use crate::{
     acquire::uri,
     artefacts::Repository,
@@ -89,7 +92,8 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
                         uri: uri.clone(),
                         keys,
                         fingerprints: source.fingerprints.clone(),
-                        check_valid_until: repository.check_valid_until && source.check_valid_until,
+                        check_valid_until: repository.check_valid_until
+                            && source.check_valid_until != Some(false),
                         trusted: repository.trusted || source.trusted,
                         origins: if named { Vec::new() } else { origins.clone() },
                     }
@@ -219,7 +223,7 @@ struct Source {
     keys: Vec<KeySource>,
     fingerprints: Vec<String>,
     trusted: bool,
-    check_valid_until: bool,
+    check_valid_until: Option<bool>,
 }
 
 impl Source {
@@ -269,6 +273,12 @@ fn read(root: &Path) -> Result<Vec<Source>> {
         })?;
         sources.extend(found);
     }
+    // What apt was told for all its sources; a source's own option went before.
+    let configuration = AptConfiguration::read(root);
+    let for_all = !configuration.get("Acquire::Check-Valid-Until").is_some_and(is_no);
+    for source in &mut sources {
+        source.check_valid_until.get_or_insert(for_all);
+    }
     // Other transports (cdrom:, mirror+…:) are apt's own.
     for source in &mut sources {
         source.uris.retain(|uri| uri::is_supported(uri));
@@ -287,7 +297,7 @@ fn read_lines(text: &str, root: &Path) -> std::result::Result<Vec<Source>, Malfo
         let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '['])) else {
             continue; // deb-src, or nothing
         };
-        let mut source = Source { check_valid_until: true, ..Source::default() };
+        let mut source = Source::default();
         let rest = rest.trim_start();
         let rest = match rest.strip_prefix('[') {
             None => rest,
@@ -347,7 +357,6 @@ fn stanza(fields: &[(String, String)], root: &Path) -> Option<Source> {
         uris: words("uris"),
         suites: words("suites"),
         components: words("components"),
-        check_valid_until: true,
         ..Source::default()
     };
     for name in ["signed-by", "trusted", "check-valid-until"] {
@@ -361,7 +370,8 @@ fn source_option(source: &mut Source, name: &str, value: &str, root: &Path) {
     match name.to_ascii_lowercase().as_str() {
         "signed-by" => source.signed_by(value, root),
         "trusted" => source.trusted = is_yes(value),
-        "check-valid-until" => source.check_valid_until = !is_no(value),
+        "check-valid-until" if is_no(value) => source.check_valid_until = Some(false),
+        "check-valid-until" if is_yes(value) => source.check_valid_until = Some(true),
         _ => {}
     }
 }
@@ -507,6 +517,19 @@ deb cdrom:[Debian]/ bookworm main
         assert_eq!(suites[0].places[0].keys, [KeySource::Armoured(key.into())]);
         let names: Vec<String> = host_keyrings(root.path()).iter().map(ToString::to_string).collect();
         assert!(names.iter().any(|name| name.ends_with("etc/apt/trusted.gpg.d/a.asc")), "{names:?}");
+    }
+
+    #[test]
+    fn apt_was_told_not_to_look_at_valid_until() {
+        let list = "deb http://a.example/debian bookworm main\n\
+                    deb [check-valid-until=yes] http://b.example/debian trixie main\n";
+        let root = host(&[
+            ("etc/apt/sources.list", list),
+            ("etc/apt/apt.conf.d/90snapshot", "Acquire::Check-Valid-Until \"no\";"),
+        ]);
+        let suites = locate(&repository(&["bookworm", "trixie"], &["main"]), root.path()).unwrap();
+        let checked: Vec<bool> = suites.iter().map(|suite| suite.places[0].check_valid_until).collect();
+        assert_eq!(checked, [false, true]);
     }
 
     #[test]
