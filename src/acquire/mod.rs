@@ -11,11 +11,13 @@
 //! | `http` | one request: redirections, status codes |
 //! | `download` | the verified stream: resumes, fails over |
 //! | `failure` | why it did not work |
+//! | `meter` | counts bytes, reports progress |
 //! | `workers` | threads that stop together |
 
 mod download;
 mod failure;
 mod http;
+mod meter;
 mod proxy;
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -36,6 +38,7 @@ use std::{
 pub use self::{
     download::Download,
     failure::{Cause, Failure},
+    meter::{Meter, Metered},
     workers::parallel,
 };
 use crate::{
@@ -76,7 +79,7 @@ impl Default for Patience {
     fn default() -> Self {
         Patience {
             stall: Duration::from_secs(30),
-            pauses: [200, 1000, 3000, 8000].map(Duration::from_millis).to_vec(),
+            pauses: [200, 1000, 4000].map(Duration::from_millis).to_vec(),
             longest_wait: Duration::from_secs(60),
         }
     }

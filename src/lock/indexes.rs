@@ -28,12 +28,12 @@ use super::{
     sources::{self, Suite},
 };
 use crate::{
-    acquire::{Acquire, Failure, Undelivered, Wanted, parallel, uri},
+    acquire::{Acquire, Failure, Meter, Undelivered, Wanted, parallel, uri},
     artefacts::{Repository, Request},
     debian::release::Release,
     digest::Sha256,
     error::{Context, Error, Result},
-    report::{Event, Reporter, Stage},
+    report::{Reporter, Stage},
 };
 
 /// Downloads at once: they wait for the network more than they work.
@@ -79,17 +79,12 @@ pub fn obtain(
     for ((repository, suite), fetched) in suites.iter().zip(&releases) {
         wanted.extend(list_indexes(repository, suite, fetched, architectures)?);
     }
+    let missing = wanted.iter().filter(|wanted| !wanted.is_cached(surroundings.cache));
+    let total: u64 = missing.map(WantedIndex::packed_size).sum();
+    let meter = Meter::start(surroundings.reporter, &request.image, Stage::Lock, total);
     in_parallel(acquire, wanted.len(), |position| {
         let wanted = &wanted[position];
-        let packages = wanted.obtain(acquire, surroundings)?;
-        let done = packages.len() as u64;
-        let item = wanted.title();
-        surroundings.reporter.event(Event::Progress {
-            image: request.image.clone(),
-            stage: Stage::Lock,
-            done,
-            item,
-        });
+        let packages = wanted.obtain(acquire, surroundings, &meter)?;
         Ok(Index {
             repository: wanted.repository.name.clone(),
             uri: uri::shown(&wanted.fetched.uri),
@@ -249,31 +244,59 @@ impl WantedIndex<'_> {
         }
     }
 
-    /// The index, from the cache or the archive.
-    fn obtain(&self, acquire: &Acquire<'_>, surroundings: &Surroundings<'_>) -> Result<Arc<[u8]>> {
-        let release = &self.fetched.release;
-        let plain = release.files.get(&self.path).copied();
-        let folder = surroundings.cache.join("indexes");
-        // Without a digest of the unpacked file, that of the packed one names it.
-        let cached = match (plain, packings(release, &self.path).next()) {
-            (Some((digest, _)), _) => folder.join(digest.to_string()),
-            (None, Some((_, digest, _))) => folder.join(format!("{digest}-unpacked")),
-            (None, None) => return Err(Error::bug(format!("{}: no index to get", self.title()))),
+    /// Its digest and size unpacked, if the Release file states them.
+    fn plain(&self) -> Option<(Sha256, u64)> {
+        self.fetched.release.files.get(&self.path).copied()
+    }
+
+    /// The size of what is downloaded, as a rule.
+    fn packed_size(&self) -> u64 {
+        packings(&self.fetched.release, &self.path).next().map_or(0, |(_, _, size)| size)
+    }
+
+    /// Where it is in the cache. Without a digest of the unpacked file, that of the packed one names it.
+    fn cached_path(&self, cache: &Path) -> PathBuf {
+        let name = match (self.plain(), packings(&self.fetched.release, &self.path).next()) {
+            (Some((digest, _)), _) => digest.to_string(),
+            (None, Some((_, digest, _))) => format!("{digest}-unpacked"),
+            (None, None) => "none".to_owned(), // `list_indexes` lists only what has a packing
         };
+        cache.join("indexes").join(name)
+    }
+
+    fn is_cached(&self, cache: &Path) -> bool {
+        let size = self.plain().map(|(_, size)| size);
+        let found = std::fs::metadata(self.cached_path(cache));
+        found.is_ok_and(|found| size.is_none_or(|size| size == found.len()))
+    }
+
+    /// The index, from the cache or the archive.
+    fn obtain(
+        &self,
+        acquire: &Acquire<'_>,
+        surroundings: &Surroundings<'_>,
+        meter: &Meter<'_>,
+    ) -> Result<Arc<[u8]>> {
+        let release = &self.fetched.release;
+        let (plain, title) = (self.plain(), self.title());
+        let cached = self.cached_path(surroundings.cache);
         if let Some(packages) = read_cached(&cached, plain.map(|(_, size)| size))? {
-            surroundings.reporter.detail(&self.repository.name, format!("{}: cached", self.title()));
+            surroundings.reporter.detail(&self.repository.name, format!("{title}: cached"));
             return Ok(packages);
         }
+        let mut counted = 0;
         let mut last = Error::bug("no packing was tried");
         for (extension, digest, size) in packings(release, &self.path) {
             let wanted = self.wanted(extension, digest, size);
-            let unpacked =
-                acquire.deliver(&wanted, &mut |stream| unpack(stream, extension, plain, &wanted.what));
+            let unpacked = acquire.deliver(&wanted, &mut |stream| {
+                meter.take_back(std::mem::take(&mut counted));
+                unpack(&mut meter.count(&title, &mut counted, stream), extension, plain, &wanted.what)
+            });
             match unpacked {
                 Ok(bytes) => {
                     write_cached(&cached, &bytes)?;
-                    let message =
-                        format!("{}: {size} bytes from {}", self.title(), uri::shown(&self.fetched.uri));
+                    meter.item_done(&title);
+                    let message = format!("{title}: {size} bytes from {}", uri::shown(&self.fetched.uri));
                     surroundings.reporter.detail(&self.repository.name, message);
                     return Ok(bytes.into());
                 }

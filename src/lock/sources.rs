@@ -80,7 +80,12 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
         .iter()
         .map(|suite| {
             let candidates = candidates(suite, repository, &sources);
-            let mut places: Vec<Place> = candidates
+            // Third parties use the distribution's names for suites of their own: where several
+            // sources name one, only the distribution's counts. Were the others a way out when it
+            // fails, whoever breaks its mirror could make us take theirs.
+            let first = candidates.first().map(|(source, ..)| *source);
+            let ambiguous = candidates.iter().any(|&(source, _, named)| named && Some(source) != first);
+            let places: Vec<Place> = candidates
                 .iter()
                 .map(|&(source, uri, named)| {
                     let keys = match (own_keys.is_empty(), source.keys.is_empty()) {
@@ -95,11 +100,10 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
                         check_valid_until: repository.check_valid_until
                             && source.check_valid_until != Some(false),
                         trusted: repository.trusted || source.trusted,
-                        origins: if named { Vec::new() } else { origins.clone() },
+                        origins: if named && !ambiguous { Vec::new() } else { origins.clone() },
                     }
                 })
                 .collect();
-            prefer_the_distribution(&mut places, &origins);
             if places.is_empty() {
                 let kind = if is_security(suite) { "security " } else { "" };
                 return Err(Error::input(format!(
@@ -114,16 +118,6 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
             Ok(Suite { name: suite.clone(), places })
         })
         .collect()
-}
-
-/// Third parties use the distribution's names for suites of their own. Where several places are
-/// named for one suite, those that turn out to be the distribution's go first.
-fn prefer_the_distribution(places: &mut Vec<Place>, origins: &[String]) {
-    let named: Vec<Place> = places.iter().filter(|place| place.origins.is_empty()).cloned().collect();
-    if named.len() > 1 && !origins.is_empty() {
-        let ours = named.iter().map(|place| Place { origins: origins.to_vec(), ..place.clone() });
-        places.splice(0..0, ours);
-    }
 }
 
 /// The URIs of a repository, for getting its packages: each once, credentials included.
@@ -462,8 +456,7 @@ Components: main
         let both =
             |named| vec![("http://mirror.example/debian", named), ("http://second.example/debian/", named)];
         let security = "http://mirror.example/debian-security";
-        // Of several that are named, those that are the distribution's come first.
-        assert_eq!(places(&suites, "bookworm"), [both(false), both(true)].concat());
+        assert_eq!(places(&suites, "bookworm"), both(true));
         assert_eq!(places(&suites, "bookworm-backports"), both(false));
         assert_eq!(places(&suites, "trixie"), both(false));
         assert_eq!(places(&suites, "bookworm-security"), [(security, true)]);
@@ -495,6 +488,10 @@ deb cdrom:[Debian]/ bookworm main
         assert_eq!(places(&suites, "bookworm"), [("http://mirror.example/debian", true)]);
         assert_eq!(places(&suites, "sid"), [("http://mirror.example/debian", false)]);
         assert_eq!(suites[1].places[0].origins, ["raspbian", "debian"]);
+        // Where two name it, it must be the distribution's.
+        let ambiguous = locate(&repository(&["bookworm"], &["main", "stable"]), root.path()).unwrap();
+        let both = [("http://mirror.example/debian", false), ("http://other.example/debian", false)];
+        assert_eq!(places(&ambiguous, "bookworm"), both);
         let third = locate(&repository(&["bookworm"], &["stable"]), root.path()).unwrap();
         assert_eq!(places(&third, "bookworm"), [("http://other.example/debian", true)]);
         let place = &third[0].places[0];
@@ -561,6 +558,14 @@ deb cdrom:[Debian]/ bookworm main
             let bad = host(&[(file, text)]);
             let error = locate(&repository(&["bookworm"], &["main"]), bad.path()).unwrap_err();
             assert!(error.to_string().ends_with(message), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_text_is_no_panic(text in "(deb |\\[|\\]|\n| |#|Types: deb|URIs:|Suites: |=|[a-z:/é]){0,40}") {
+            let _ = read_lines(&text, Path::new("/"));
+            let _ = read_stanzas(&text, Path::new("/"));
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
         signature::{About, KeySource, Keyring, verify_inline},
         test_archive::{Key, Signing, TestSuite, date, detached, gpgv, inline, may_run, no_gpgv},
     },
+    report::Event,
 };
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -48,9 +49,14 @@ struct Events(Mutex<Vec<String>>);
 
 impl Reporter for Events {
     fn event(&self, event: Event) {
-        if let Event::Warning { about, message } = event {
-            self.0.lock().unwrap().push(format!("{about}: {message}"));
-        }
+        self.0.lock().unwrap().extend(match event {
+            Event::Warning { about, message } | Event::Note { about, message } => {
+                Some(format!("{about}: {message}"))
+            }
+            Event::Started { total: Some(total), .. } => Some(format!("total {total}")),
+            Event::Progress { done, .. } => Some(format!("done {done}")),
+            _ => None,
+        });
     }
 }
 
@@ -162,11 +168,15 @@ fn indexes_are_got_once() {
     );
     let asked = archive.asked(0);
     assert_eq!(asked[0], "InRelease");
+    let events = std::mem::take(&mut *archive.events.0.lock().unwrap());
+    let total = events[0].strip_prefix("total ").unwrap();
+    assert_eq!(*events.last().unwrap(), format!("done {total}"));
     assert!(asked[1..].iter().all(|path| path.contains("/by-hash/SHA256/")) && asked.len() == 4, "{asked:?}");
 
     // Again: the archive is asked for its InRelease file alone, for it may have moved on.
     assert_eq!(summary(&archive.armhf().unwrap()), expected);
     assert_eq!(archive.asked(4), ["InRelease"]);
+    assert_eq!(*archive.events.0.lock().unwrap(), ["total 0"]);
     // Offline nothing is asked for; the signature is still checked.
     assert_eq!(summary(&archive.obtain(archive.repository(), &["armhf"], true).unwrap()), expected);
     let stranger = Repository { signed_by: vec![Key::new("stranger").armoured()], ..archive.repository() };
@@ -471,6 +481,15 @@ fn the_hosts_own_sources() {
     let own = Repository { uris: Vec::new(), signed_by: Vec::new(), ..archive.repository() };
     let indexes = archive.obtain(own.clone(), &["armhf"], false).unwrap();
     assert_eq!(indexes[0].uri, archive.server.uri("debian"));
+    // This machine's apt minds expired files; told not to, it is only noted.
+    archive.publish(&fields(&format!("Valid-Until: {}\n", date(-50_000))));
+    let error = archive.obtain(own.clone(), &["armhf"], false).unwrap_err();
+    assert!(error.to_string().contains("expired on"), "{error}");
+    std::fs::write(host.join("etc/apt/apt.conf"), "Acquire::Check-Valid-Until \"false\";").unwrap();
+    archive.obtain(own.clone(), &["armhf"], false).unwrap();
+    let noted =
+        archive.events.0.lock().unwrap().iter().any(|event| event.contains("apt is told not to mind"));
+    assert!(noted);
     // A suite that nobody names: the third party is never taken for it, though it has it.
     third
         .publish(&fields("").replace("Origin: Debian", "Origin: Third Debian").replace("bookworm", "trixie"));

@@ -221,3 +221,33 @@ fn gpgv_agrees() {
         }
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(128))]
+
+    /// Whatever is done to a signed file, what is taken for signed is what was signed.
+    #[test]
+    fn only_what_was_signed_comes_out(
+        edits in proptest::collection::vec((0usize..2000, 0usize..40, "(\\PC|\n|-|Hash: SHA512\n){0,8}"), 1..4)
+    ) {
+        use std::sync::LazyLock;
+        static SIGNED: LazyLock<(Keyring, String)> = LazyLock::new(|| {
+            let key = Key::new("key");
+            let text = String::from_utf8(inline(TEXT, &[&key], &Signing::default())).unwrap();
+            (keyring(&[&key]), text)
+        });
+        let (trusted, text) = &*SIGNED;
+        let mut bytes = text.clone().into_bytes();
+        for (position, length, new) in edits {
+            let begin = position % bytes.len();
+            let end = (begin + length).min(bytes.len());
+            bytes.splice(begin..end, new.into_bytes());
+        }
+        if let Ok(accepted) = verify(&bytes, trusted) {
+            proptest::prop_assert_eq!(accepted, TEXT);
+        }
+        // Nothing here panics on foreign bytes either.
+        let _ = verify_detached(TEXT.into(), &bytes, trusted, &[], ABOUT);
+        let _ = certificates(&bytes);
+    }
+}
