@@ -107,7 +107,7 @@ impl Checkout<'_> {
         let context = || format!("creating {}", on_disk.display());
         let plain = metadata.uid == 0 && metadata.gid == 0 && metadata.xattrs.is_empty();
         if metadata.mode & S_IFMT == S_IFLNK {
-            let target = fs::read(&object).with_context(|| format!("reading {}", object.display()))?;
+            let target = self.store.link_target(checksum)?;
             symlink(std::ffi::OsStr::from_bytes(&target), on_disk).with_context(context)?;
             utimensat(CWD, on_disk, &EPOCH, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(io::Error::from)

@@ -87,6 +87,17 @@ impl Store {
             .ok_or_else(|| corrupt("file", checksum))
     }
 
+    /// The target of an object that is a symbolic link: bare-user keeps it as a file's content, with
+    /// a NUL at its end.
+    pub(super) fn link_target(&self, checksum: Sha256) -> Result<Vec<u8>> {
+        let path = self.object_path(checksum);
+        let mut target = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        if target.last() == Some(&0) {
+            target.pop();
+        }
+        Ok(target)
+    }
+
     /// A content object: its metadata and its bytes.
     ///
     /// # Errors
@@ -96,7 +107,7 @@ impl Store {
         let path = self.object_path(checksum);
         let opening = || format!("opening {}", path.display());
         if metadata.mode & S_IFMT == S_IFLNK {
-            return Ok((metadata, Content::Symlink(std::fs::read(&path).with_context(opening)?)));
+            return Ok((metadata, Content::Symlink(self.link_target(checksum)?)));
         }
         let file = File::open(&path).with_context(opening)?;
         let size = rustix::fs::fstat(file.as_fd()).map_err(io::Error::from).with_context(opening)?.st_size;
