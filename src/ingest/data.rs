@@ -58,6 +58,8 @@ struct Reader<'a> {
     store: &'a Store,
     transaction: &'a mut Transaction,
     hash: bool,
+    /// The most bytes that may come out of the member.
+    limit: u64,
     data: Data,
     leaves: HashMap<String, Leaf>,
     /// Folders that the tar implied and may yet list.
@@ -89,6 +91,7 @@ impl Data {
             store,
             transaction,
             hash: md5sums,
+            limit,
             data,
             leaves: HashMap::new(),
             implied: HashSet::from([String::new()]),
@@ -170,6 +173,11 @@ impl Reader<'_> {
         entry: &mut tar::Entry<'_, R>,
     ) -> Result<()> {
         let size = entry.size();
+        // Before anything of a bomb is written.
+        self.data.bytes = self.data.bytes.saturating_add(size);
+        if self.data.bytes > self.limit {
+            return Err(Error::input(format!("{path}: {size} bytes, more than can come out of such a deb")));
+        }
         let mut content = Hashing { reader: entry, hasher: self.hash.then(md5::Md5::new) };
         let checksum =
             self.transaction.write_file(metadata, &mut content, size).with_context(|| path.clone())?;
@@ -182,7 +190,6 @@ impl Reader<'_> {
         if let Some(md5) = &md5 {
             let _ = writeln!(self.data.md5sums, "{md5}  {path}");
         }
-        self.data.bytes += size;
         self.leaf(path, checksum, Leaf::File { checksum, md5, group: None })
     }
 

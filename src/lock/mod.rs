@@ -6,6 +6,7 @@
 //! the `policy` of pins); docs/resolver.md shows how equal the choice is. Where apt gives up,
 //! `complete` searches on. `closure` looks at finished locks.
 
+mod apt_configuration;
 mod closure;
 mod complete;
 mod dates;

@@ -49,6 +49,8 @@ pub struct PackageRecord {
     pub scripts: Vec<String>,
     /// The text of its `.list` file.
     pub list: String,
+    /// The text of its `.md5sums` file if that was made as dpkg makes it, because the deb has none.
+    pub made_md5sums: Option<String>,
     /// Symbolic links: path and target.
     pub symlinks: Vec<(String, String)>,
     /// Groups of paths that are hard links of one file.
