@@ -45,7 +45,8 @@ test: setup
 check: setup-build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --test architecture --test cli
+	$(CARGO) test --locked --test architecture
+	$(CARGO) test --locked --lib cli::
 
 bench: setup build
 	@tests/bench.sh $(RELEASE)

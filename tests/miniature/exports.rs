@@ -99,7 +99,7 @@ fn a_tar_has_everything_and_is_the_same_each_time() {
         assert_eq!(entry("/tmp"), "drwxrwxrwt 0/0 0");
         assert_eq!(entry("/root"), "drwx------ 0/0 0");
         // file capabilities as version 2: 20 bytes; version 3, which names a namespace, has 24
-        assert_eq!(entry("/usr/bin/varied-ping"), "-rwxr-xr-x 0/0 5 x: 20 security.capability");
+        assert_eq!(entry("/usr/bin/varied-ping"), "-rwxr-xr-x* 0/0 5 x: 20 security.capability");
         for (one, two) in [
             ("/usr/share/varied/one", "/usr/share/varied/two"),
             ("/var/spool/varied/data", "/var/spool/varied/data2"),

@@ -263,7 +263,7 @@ fn a_failing_script_is_shown_with_all_that_is_needed_to_mend_it() {
         .fixture
         .treestrap(&["build"])
         .exits(1)
-        .says(&["troubled", "postinst", "42", "line 30 of output", "the reason"])
+        .says(&["troubled", "post-installation script", "42", "line 30 of output", "the reason"])
         .does_not_say(&["line 5 of output\n"]);
     assert_eq!(outcome.stdout, "", "no checksum of what is not there");
     assert_eq!(tiny.fixture.rev("deb/images/tiny/configured"), None);
@@ -282,15 +282,14 @@ fn a_failing_script_is_shown_with_all_that_is_needed_to_mend_it() {
     assert!(log.contains("line 1 of output") && log.contains("line 30 of output"), "{log}");
 
     // the command that it names opens the image where the script stopped
-    let command = outcome
+    let (_, command) = outcome
         .stderr
-        .lines()
-        .find_map(|line| {
-            line.split_once("treestrap run")
-                .map(|(_, rest)| rest.trim().trim_end_matches(['`', '\'', '"', '.']))
-        })
+        .split_once("treestrap run ")
         .unwrap_or_else(|| panic!("no command that reopens the sandbox: {outcome}"));
-    let mut arguments: Vec<&str> = std::iter::once("run").chain(command.split_whitespace()).collect();
+    let (options, _) = command.split_once("tiny").expect("the image");
+    let mut arguments: Vec<&str> = vec!["run"];
+    arguments.extend(options.split_whitespace());
+    arguments.push("tiny");
     arguments.extend([
         "--",
         "sh",
@@ -315,10 +314,10 @@ fn a_script_that_a_signal_ends_is_told_from_one_that_fails() {
     needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
     let text = "Package: crashing\nscript postinst\n    kill -SEGV $$\n";
     let tiny = Miniature::new(Account::Subordinate, text, &["crashing"]);
-    let outcome = tiny.fixture.treestrap(&["build"]).exits(1).says(&["crashing", "postinst"]);
+    let outcome = tiny.fixture.treestrap(&["build"]).exits(1).says(&["crashing", "post-installation script"]);
     let text = outcome.stderr.to_lowercase();
     assert!(text.contains("segmentation fault") || text.contains("sigsegv"), "{outcome}");
     let text = "Package: early\nscript preinst\n    exit 3\n";
     let tiny = Miniature::new(Account::Subordinate, text, &["early"]);
-    tiny.fixture.treestrap(&["build"]).exits(1).says(&["early", "preinst", "3"]);
+    tiny.fixture.treestrap(&["build"]).exits(1).says(&["early", "pre-installation script", "status 3"]);
 }

@@ -34,11 +34,6 @@ fn a_file_of_two_packages_is_an_error_that_names_both() {
     let tiny = composed(CONFLICT, &["first", "second"]);
     tiny.fixture.treestrap(&["compose"]).exits(1).says(&["first", "second", "usr/bin/tool"]);
     assert_eq!(tiny.fixture.rev("deb/images/tiny/unpacked"), None);
-    // through different names of one folder, too
-    let text = "Package: links\nsymlink ./bin -> usr/bin\nfolder ./usr/bin\n\n\
-                Package: first\nfile ./bin/tool = first\n\nPackage: second\nfile ./usr/bin/tool = second\n";
-    let tiny = composed(text, &["links", "first", "second"]);
-    tiny.fixture.treestrap(&["compose"]).exits(1).says(&["first", "second", "bin/tool"]);
     // a folder here and a file there
     let text = "Package: first\nfolder ./usr/share/thing\nfile ./usr/share/thing/x = x\n\n\
                 Package: second\nfile ./usr/share/thing = file\n";
