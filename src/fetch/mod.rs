@@ -52,7 +52,7 @@ pub struct Fetch<'a> {
     /// Who watches.
     pub reporter: &'a dyn Reporter,
     /// Makes the sink of one thread, on that thread.
-    pub make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink>> + Sync),
+    pub make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink + 'a>> + Sync),
 }
 
 /// How many threads keep this machine busy: unpacking is bound by the processor, and while one
@@ -92,16 +92,16 @@ impl Fetch<'_> {
 }
 
 /// One run: what its threads share.
-struct Run<'a> {
-    fetch: &'a Fetch<'a>,
+struct Run<'r, 'a> {
+    fetch: &'r Fetch<'a>,
     acquire: Acquire<'a>,
-    meter: Meter<'a>,
+    meter: Meter<'r>,
     /// Which URI last served a part of a repository's pool: repositories whose suites are on several
     /// hosts (security updates) need not be asked for each package in vain.
     served: Mutex<HashMap<(Option<String>, String), String>>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     /// What one thread does.
     fn work(&self, packages: &[&LockedPackage], take: &dyn Fn() -> Option<usize>) -> Result<()> {
         let Some(mut next) = take() else { return Ok(()) };
