@@ -21,10 +21,6 @@ use crate::{
     report::{Event, Reporter, Stage},
 };
 
-/// A thread's sink is told to finish after so many bytes of debs, so that a killed run keeps most of
-/// what it got, and transactions stay small.
-const CHECKPOINT: u64 = 256 << 20;
-
 /// What takes the debs, on one thread.
 pub trait DebSink {
     /// Takes one deb. A read fails as soon as it is certain that this is not the deb of the lock, and
@@ -33,7 +29,8 @@ pub trait DebSink {
     /// may be called again for the same package, with a fresh stream.
     fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()>;
 
-    /// Makes durable what it was given so far; more may follow.
+    /// Makes all that it was given durable. Called when the thread has no more for it, also where that
+    /// is because another failed: a sink that should lose less when the run is killed does so by itself.
     fn finish(&mut self) -> Result<()>;
 }
 
@@ -52,7 +49,7 @@ pub struct Fetch<'a> {
     /// Who watches.
     pub reporter: &'a dyn Reporter,
     /// Makes the sink of one thread, on that thread.
-    pub make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink>> + Sync),
+    pub make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink + 'a>> + Sync),
 }
 
 /// How many threads keep this machine busy: unpacking is bound by the processor, and while one
@@ -92,37 +89,37 @@ impl Fetch<'_> {
 }
 
 /// One run: what its threads share.
-struct Run<'a> {
-    fetch: &'a Fetch<'a>,
+struct Run<'r, 'a> {
+    fetch: &'r Fetch<'a>,
     acquire: Acquire<'a>,
-    meter: Meter<'a>,
+    meter: Meter<'r>,
     /// Which URI last served a part of a repository's pool: repositories whose suites are on several
     /// hosts (security updates) need not be asked for each package in vain.
     served: Mutex<HashMap<(Option<String>, String), String>>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     /// What one thread does.
     fn work(&self, packages: &[&LockedPackage], take: &dyn Fn() -> Option<usize>) -> Result<()> {
         let Some(mut next) = take() else { return Ok(()) };
         let mut sink = (self.fetch.make_sink)()?;
-        let mut unfinished = 0;
         loop {
             let package = packages[next];
             match self.one(package, &mut *sink) {
-                Ok(()) => unfinished += package.size,
+                Ok(()) => {}
                 Err(Undelivered::Consumer(error)) => {
-                    return Err(error.context(format!("package {}", package.id())));
+                    let named = error.to_string().contains(&package.id());
+                    return Err(if named {
+                        error
+                    } else {
+                        error.context(format!("package {}", package.id()))
+                    });
                 }
                 Err(Undelivered::Failure(failure)) => {
                     // The sink is all right: what it has is kept for the next run.
                     sink.finish()?;
                     return Err(failure.into());
                 }
-            }
-            if unfinished >= CHECKPOINT {
-                sink.finish()?;
-                unfinished = 0;
             }
             match take() {
                 Some(index) => next = index,

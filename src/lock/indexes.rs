@@ -8,7 +8,8 @@
 //! releases/DIGEST/InRelease          as it was signed; verified anew each time it is read
 //! releases/DIGEST/Release{,.gpg}     the same for archives without InRelease
 //! releases/DIGEST/newest             the newest Date that was accepted, in seconds
-//! indexes/DIGEST                     a Packages file, unpacked, under its own SHA-256
+//! indexes/DIGEST                     a Packages file, unpacked, under its own SHA-256; removed when
+//!                                    it was not used for 30 days
 //! ```
 //! The DIGEST of a release is that of its URI and suite. Files are written under another name and
 //! renamed, so several runs can share a cache.
@@ -18,7 +19,7 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -32,7 +33,7 @@ use crate::{
     artefacts::{Repository, Request},
     debian::release::Release,
     digest::Sha256,
-    error::{Context, Error, Result},
+    error::{Context, Error, Kind, Result},
     report::{Reporter, Stage},
 };
 
@@ -44,6 +45,9 @@ const PACKINGS: [&str; 5] = [".xz", ".zst", ".gz", ".bz2", ""];
 
 /// An index whose unpacked size no Release file states is at most so big.
 const UNSTATED_LIMIT: u64 = 1 << 30;
+
+/// An index that was not used for so long is removed from the cache.
+const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
 /// What `obtain` works with, besides the request.
 pub struct Surroundings<'a> {
@@ -295,6 +299,7 @@ impl WantedIndex<'_> {
             match unpacked {
                 Ok(bytes) => {
                     write_cached(&cached, &bytes)?;
+                    forget_unused(&surroundings.cache.join("indexes"));
                     meter.item_done(&title);
                     let message = format!("{title}: {size} bytes from {}", uri::shown(&self.fetched.uri));
                     surroundings.reporter.detail(&self.repository.name, message);
@@ -396,11 +401,34 @@ fn read_cached(path: &Path, size: Option<u64>) -> Result<Option<Arc<[u8]>>> {
     if size.is_some_and(|size| size != found) {
         return Ok(None);
     }
+    touch(&file);
     // Read straight into its place: an index is big, and a copy would double it.
     let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, found as usize).collect();
     let buffer = Arc::get_mut(&mut bytes).ok_or_else(|| Error::bug("a new buffer is shared"))?;
     file.read_exact(buffer).with_context(|| format!("reading {}", path.display()))?;
     Ok(Some(bytes))
+}
+
+/// Marks a cached index as used, at most once a day; where that may not be done, it is merely
+/// forgotten sooner.
+fn touch(file: &std::fs::File) {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    let used_lately =
+        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_secs(86_400)));
+    if !used_lately {
+        file.set_modified(SystemTime::now()).ok();
+    }
+}
+
+/// Removes indexes that were not used for long, and what killed runs left: each update of an archive
+/// brings new ones, of some 50 MB.
+fn forget_unused(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        if modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > UNUSED)) {
+            std::fs::remove_file(entry.path()).ok(); // another run may have done it
+        }
+    }
 }
 
 /// Writes a file of the cache: whole, on the disk, and only then under its name.
@@ -414,7 +442,10 @@ pub(super) fn write_cached(path: &Path, content: &[u8]) -> Result<()> {
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
-    write().with_context(|| format!("writing {}", path.display()))
+    write().with_context(|| format!("writing {}", path.display())).map_err(|error| match error.kind() {
+        Kind::Machine => error.hint("set XDG_CACHE_HOME to a folder that you may write to"),
+        _ => error,
+    })
 }
 
 /// Seconds since the epoch.

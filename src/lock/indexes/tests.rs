@@ -369,6 +369,32 @@ fn expired_is_fine_where_it_is_not_looked_at() {
 }
 
 #[test]
+fn what_is_not_used_is_forgotten() {
+    let archive = Archive::new(&fields(""));
+    archive.armhf().unwrap();
+    let folder = archive.host.path().join("cache/indexes");
+    let age = |path: &Path, days: u64| {
+        let file = std::fs::File::options().append(true).create(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(86_400 * days)).unwrap();
+    };
+    let names = || -> Vec<PathBuf> {
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let used = names();
+    used.iter().for_each(|path| age(path, 29));
+    age(&folder.join(".tmp-of-a-killed-run"), 31);
+    age(&folder.join("recent"), 2);
+    // Using them makes them young again; then a new index is written, which is when others go.
+    archive.armhf().unwrap();
+    let main = Repository { components: vec!["main".into()], ..archive.repository() };
+    age(&folder.join("old"), 31);
+    archive.obtain(main, &["amd64"], false).unwrap();
+    let left = names();
+    assert!(used.iter().all(|path| left.contains(path)) && left.contains(&folder.join("recent")), "{left:?}");
+    assert_eq!(left.len(), used.len() + 2, "{left:?}");
+}
+
+#[test]
 fn no_way_back() {
     let archive = Archive::new(&fields(""));
     archive.armhf().unwrap();
