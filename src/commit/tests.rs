@@ -39,6 +39,7 @@ fn composed() -> (tempfile::TempDir, Store, Composed) {
         architecture: "armhf".to_owned(),
         control: String::new(),
         scripts: Vec::new(),
+        newest: 0,
     };
     let (image, architecture) = ("image".to_owned(), "armhf".to_owned());
     (folder, store, Composed { image, architecture, commit, packages: vec![package] })

@@ -44,6 +44,8 @@ pub(super) struct Data {
     pub(super) symlinks: Vec<(String, String)>,
     /// Groups of hard links.
     pub(super) hard_links: Vec<Vec<String>>,
+    /// When its newest entry was changed, in seconds since 1970.
+    pub(super) newest: u64,
     /// Bytes in files.
     pub(super) bytes: u64,
 }
@@ -85,6 +87,7 @@ impl Data {
             md5sums: String::new(),
             symlinks: Vec::new(),
             hard_links: Vec::new(),
+            newest: 0,
             bytes: 0,
         };
         let mut reader = Reader {
@@ -118,6 +121,9 @@ impl Reader<'_> {
             return Err(Error::input(format!("an absolute path: {:?}", shown())));
         }
         let path = normal_path(&raw)?;
+        let time =
+            entry.header().mtime().with_context(|| format!("data member: the time of {:?}", shown()))?;
+        self.data.newest = self.data.newest.max(time);
         let kind = entry.header().entry_type();
         // Before ustar a folder was a file whose name ends in a slash.
         let folder = kind.is_dir() || (kind == EntryType::Regular && raw.ends_with(b"/"));

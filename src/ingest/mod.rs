@@ -223,6 +223,7 @@ fn record(package: &LockedPackage, control: &Control, data: &Data) -> PackageRec
         made_md5sums: (!control.has("md5sums")).then(|| data.md5sums.clone()),
         symlinks: data.symlinks.clone(),
         hard_links: data.hard_links.clone(),
+        newest: data.newest,
         bytes: data.bytes,
     }
 }

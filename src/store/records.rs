@@ -55,6 +55,8 @@ pub struct PackageRecord {
     pub symlinks: Vec<(String, String)>,
     /// Groups of paths that are hard links of one file.
     pub hard_links: Vec<Vec<String>>,
+    /// When its newest file was changed, in seconds since 1970.
+    pub newest: u64,
     /// Bytes in its files.
     pub bytes: u64,
 }
