@@ -185,6 +185,8 @@ pub struct UnpackedPackage {
     pub control: String,
     /// Which maintainer scripts it has: `preinst`, `postinst`, `config`, ….
     pub scripts: Vec<String>,
+    /// When its newest file was changed, in seconds since 1970.
+    pub newest: u64,
 }
 
 /// Options of stage 2.

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `plan`, `enforced`, `error` | what is asked, what is given, what went wrong: plain data |
 //! | `session`, `helper`, `sweep`, `terminal` | the caller's side |
+//! | `diagnose` | what this machine can do, and how to mend what it cannot |
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
@@ -45,6 +46,7 @@ mod bytes;
 mod capabilities;
 mod capture;
 mod child;
+mod diagnose;
 mod enforced;
 mod error;
 mod execute;
@@ -63,6 +65,7 @@ mod view;
 mod work;
 
 pub use capture::{Change, Entry, Metadata};
+pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, use_helper};

@@ -307,12 +307,13 @@ fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     let (from_name, to_name) = (fixups::c_string(from)?, fixups::c_string(to)?);
     for name in xattr::names(Place::Path(&from_name)).doing_to("reading attributes of", from)? {
         // `security.*` other than capabilities is the host's business, and not settable here.
-        if name.to_bytes().starts_with(b"user.") && !name.to_bytes().starts_with(b"user.overlay.") {
-            if let Some(value) =
-                xattr::get(Place::Path(&from_name), &name).doing_to("reading attributes of", from)?
-            {
-                xattr::set(Place::Path(&to_name), &name, &value).doing_to("setting attributes of", to)?;
-            }
+        let name_bytes = name.to_bytes();
+        if !name_bytes.starts_with(b"user.") || name_bytes.starts_with(b"user.overlay.") {
+            continue;
+        }
+        let value = xattr::get(Place::Path(&from_name), &name).doing_to("reading attributes of", from)?;
+        if let Some(value) = value {
+            xattr::set(Place::Path(&to_name), &name, &value).doing_to("setting attributes of", to)?;
         }
     }
     Ok(())

@@ -205,7 +205,7 @@ mod tests {
         let sender = std::thread::spawn(move || {
             for size in [0, 1, 100, 1 << 20] {
                 let file = tempfile::tempfile().expect("a file");
-                let folder = vec![b'x'; size].into();
+                let folder = vec![b'x'; size];
                 let path: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(folder);
                 a.send(&ToMonitor::Keep(path.into()), &[file.as_fd(), file.as_fd()]).expect("sent");
             }

@@ -392,7 +392,7 @@ mod tests {
         let numbers: [fn(&&Rule) -> Option<u32>; 3] =
             [|rule| u32::try_from(rule.native).ok(), |rule| rule.i386, |rule| rule.arm];
         for number in numbers {
-            let mut numbers: Vec<_> = all.iter().filter_map(|rule| number(rule)).collect();
+            let mut numbers: Vec<_> = all.iter().filter_map(number).collect();
             let count = numbers.len();
             numbers.sort_unstable();
             numbers.dedup();

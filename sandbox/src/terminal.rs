@@ -4,11 +4,13 @@ use std::os::fd::BorrowedFd;
 
 use nix::{
     sys::{
-        signal::{SigSet, SigmaskHow, Signal, killpg},
+        signal::{SigSet, SigmaskHow, Signal, killpg, raise},
         termios::{SetArg, Termios, tcgetattr, tcsetattr},
     },
     unistd::{getpgrp, tcsetpgrp},
 };
+
+use crate::sys::process::while_ignoring;
 
 /// Gives the terminal back as it was when dropped: a killed editor leaves it raw and in the
 /// foreground of a group that is no more.
@@ -29,8 +31,13 @@ impl<'a> Foreground<'a> {
     pub(crate) fn pause_with_the_command(&mut self) {
         let during = tcgetattr(self.terminal);
         self.take_back();
-        // All of this program's job; its threads stop here, until SIGCONT.
-        let _ = killpg(getpgrp(), Signal::SIGSTOP);
+        // First the rest of this program's job (`program | pager`), then itself: here it stops until
+        // SIGCONT. Raised for this thread it takes effect before the call returns. In a session
+        // without a shell, where nobody could make it go on, the kernel does not stop it at all.
+        while_ignoring(libc::SIGTSTP, || {
+            let _ = killpg(getpgrp(), Signal::SIGTSTP);
+        });
+        let _ = raise(Signal::SIGTSTP);
         if let (Ok(during), Ok(now)) = (during, tcgetattr(self.terminal)) {
             self.settings = now;
             with_output_stop_blocked(|| {

@@ -169,6 +169,11 @@ impl Failure {
         self.attempts.iter().all(|(_, cause)| matches!(cause, Cause::Absent(_)))
     }
 
+    /// Whether a server gave something that is not what was wanted.
+    pub fn is_wrong_content(&self) -> bool {
+        !self.is_interrupted() && self.attempts.iter().any(|(_, cause)| cause.is_wrong_content())
+    }
+
     /// Whether the user asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.attempts.iter().any(|(_, cause)| matches!(cause, Cause::Interrupted))

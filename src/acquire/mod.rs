@@ -11,11 +11,13 @@
 //! | `http` | one request: redirections, status codes |
 //! | `download` | the verified stream: resumes, fails over |
 //! | `failure` | why it did not work |
+//! | `meter` | counts bytes, reports progress |
 //! | `workers` | threads that stop together |
 
 mod download;
 mod failure;
 mod http;
+mod meter;
 mod proxy;
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -36,6 +38,7 @@ use std::{
 pub use self::{
     download::Download,
     failure::{Cause, Failure},
+    meter::{Meter, Metered},
     workers::parallel,
 };
 use crate::{
@@ -76,7 +79,7 @@ impl Default for Patience {
     fn default() -> Self {
         Patience {
             stall: Duration::from_secs(30),
-            pauses: [200, 1000, 3000, 8000].map(Duration::from_millis).to_vec(),
+            pauses: [200, 1000, 4000].map(Duration::from_millis).to_vec(),
             longest_wait: Duration::from_secs(60),
         }
     }
@@ -212,8 +215,7 @@ impl<'a> Acquire<'a> {
             };
             // A consumer that chokes on wrong content is not the one to complain.
             let Err(failure) = download.drain() else { return result.map_err(Undelivered::Consumer) };
-            let is_wrong = |(_, cause): &(String, Cause)| cause.is_wrong_content();
-            if failure.is_interrupted() || !failure.attempts.iter().any(is_wrong) {
+            if !failure.is_wrong_content() {
                 return Err(with_earlier(failure, &wrong).into());
             }
             if download.is_resumed() && whole_again {
@@ -224,7 +226,7 @@ impl<'a> Acquire<'a> {
             if !usable.contains(&true) {
                 return Err(with_earlier(failure, &wrong).into());
             }
-            wrong.extend(failure.attempts.into_iter().filter(is_wrong));
+            wrong.extend(failure.attempts.into_iter().filter(|(_, cause)| cause.is_wrong_content()));
         }
     }
 }

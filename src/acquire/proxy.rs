@@ -35,7 +35,10 @@ impl Settings {
             let value = variable(name).or_else(|| variable(&name.to_ascii_uppercase()));
             value.map(|value| value.trim().to_owned())
         };
-        let proxy = |name: &str| get(name).or_else(|| get("all_proxy")).filter(|value| !value.is_empty());
+        // Without a scheme it is an HTTP proxy, as in curl; with one, credentials are known for such.
+        let whole = |value: String| if value.contains("://") { value } else { format!("http://{value}") };
+        let chosen = |name: &str| get(name).or_else(|| get("all_proxy"));
+        let proxy = |name: &str| chosen(name).filter(|value| !value.is_empty()).map(whole);
         let no_proxy = get("no_proxy").unwrap_or_default();
         Settings {
             http: proxy("http_proxy"),
@@ -212,6 +215,10 @@ mod tests {
         }
         let star = Settings::from_environment(|name| (name == "NO_PROXY").then(|| "*".to_owned()));
         assert!(star.is_direct("anything") && star.http.is_none());
+        let bare = Settings::from_environment(|name| {
+            (name == "all_proxy").then(|| "me:secret@proxy.example:3128".into())
+        });
+        assert_eq!(bare.https.as_deref().map(uri::shown).as_deref(), Some("http://proxy.example:3128"));
         let none = Settings::from_environment(|name| match name {
             "http_proxy" => Some(String::new()),
             "ALL_PROXY" => Some("http://all:1".into()),

@@ -323,7 +323,7 @@ fn local_files() {
     let acquire = Acquire::with_settings(true, &NEVER, quick(), proxy::Settings::default());
     let uri = uri::of_file(&path);
     assert_eq!(acquire.get(&wanted(&[uri.replace("file:", "copy:")], &content())).unwrap(), content());
-    let wrong = acquire.get(&wanted(&[uri.clone()], b"x")).unwrap_err().to_string();
+    let wrong = acquire.get(&wanted(std::slice::from_ref(&uri), b"x")).unwrap_err().to_string();
     assert!(wrong.contains("wrong size: 700000 bytes instead of 1"), "{wrong}");
     std::fs::remove_file(&path).unwrap();
     let absent = acquire.get(&wanted(&[uri], &content())).unwrap_err().to_string();

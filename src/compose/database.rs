@@ -4,7 +4,10 @@
 //! either. Of what it does leave, only `status-old` is left out: it is the status before the last
 //! package, which says something about a run of dpkg and nothing about the image.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+};
 
 use super::{
     Package,
@@ -19,8 +22,8 @@ use crate::{
 
 const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
 
-/// Folders that dpkg needs; the package dpkg ships some of them.
-const FOLDERS: [&str; 5] = ["alternatives", "info", "parts", "triggers", "updates"];
+/// Folders that dpkg makes itself; `alternatives` and `parts` are in the package dpkg.
+const FOLDERS: [&str; 3] = ["info", "triggers", "updates"];
 
 /// Adds the database to a merged tree.
 pub(super) fn write(
@@ -88,22 +91,36 @@ fn info(
             return Err(Error::input(format!("{}: its commit has no folder info", package.record.name)));
         };
         let mut own = std::mem::take(own.entries(store)?);
-        if let Some(lost) = merged.lost.get(&mark_of(index)) {
-            let list: String = package
-                .record
-                .list
-                .lines()
-                .filter(|line| !lost.contains(line.trim_start_matches('/')))
-                .flat_map(|line| [line, "\n"])
-                .collect();
+        let (lost, refused) = (merged.lost.get(&mark_of(index)), merged.refused.get(&mark_of(index)));
+        let mut rewrite = |kind: &str, text: String| -> Result<()> {
             let metadata = Metadata { uid: 0, gid: 0, mode: 0o100_644, xattrs: Vec::new() };
-            let checksum = transaction.write_object(&metadata, list.as_bytes())?;
-            own.insert(format!("{}.list", package.record.info_name), Node::Object { checksum, mark: 0 });
+            let checksum = transaction.write_object(&metadata, text.as_bytes())?;
+            own.insert(format!("{}.{kind}", package.record.info_name), Node::Object { checksum, mark: 0 });
+            Ok(())
+        };
+        if lost.is_some() || refused.is_some() {
+            rewrite(
+                "list",
+                without(&package.record.list, &[lost, refused], |line| line.trim_start_matches('/')),
+            )?;
+        }
+        // dpkg makes sums of what it unpacks, and leaves them when another package takes a file over.
+        if let (Some(sums), Some(_)) = (&package.record.made_md5sums, refused) {
+            rewrite(
+                "md5sums",
+                without(sums, &[refused], |line| line.split_once("  ").map_or("", |(_, path)| path)),
+            )?;
         }
         let all = make_folder(store, &mut merged.root, "var/lib/dpkg/info", folder)?;
         all.entries(store)?.append(&mut own);
     }
     Ok(())
+}
+
+/// A text without the lines whose paths are in a set.
+fn without(text: &str, sets: &[Option<&HashSet<String>>], path: impl Fn(&str) -> &str) -> String {
+    let is_in = |line: &str| sets.iter().flatten().any(|set| set.contains(path(line)));
+    text.lines().filter(|line| !is_in(line)).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The status file: stanzas sorted by name, then architecture (`pkg_sorter_by_nonambig_name_arch`).

@@ -31,8 +31,10 @@ const LINK_LIMIT: usize = 40;
 pub struct Merged {
     /// The tree.
     pub root: Folder,
-    /// Paths (as the package spells them) that packages lost to others, by mark.
+    /// Paths (as the package spells them) that packages lost to others which came later, by mark.
     pub lost: BTreeMap<u32, HashSet<String>>,
+    /// Paths that packages never got, because others had and kept them, by mark.
+    pub refused: BTreeMap<u32, HashSet<String>>,
     /// Configuration files that are another package's now, by mark.
     pub obsolete: BTreeMap<u32, HashSet<String>>,
     /// Groups of paths that are hard links of one file; sorted.
@@ -58,7 +60,8 @@ pub fn merge(
 ) -> Result<Merged> {
     let folder = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
     let root = Folder::empty(transaction.write_folder_metadata(&folder)?);
-    let merged = Merged { root, lost: BTreeMap::new(), obsolete: BTreeMap::new(), hard_links: Vec::new() };
+    let (lost, refused) = (BTreeMap::new(), BTreeMap::new());
+    let merged = Merged { root, lost, refused, obsolete: BTreeMap::new(), hard_links: Vec::new() };
     let mut merge = Merge { store, packages, merged, links: HashMap::new() };
     if merged_usr == MergedUsr::Yes {
         merge.make_aliases(transaction, architecture)?;
@@ -280,13 +283,16 @@ impl Merge<'_> {
         }
         let listed = listed.to_owned();
         if replaces(package, other)? {
+            if let Some(conffile) = conffile {
+                self.merged.obsolete.entry(owner).or_default().insert(conffile.to_owned());
+            }
             self.merged.lost.entry(owner).or_default().insert(listed);
             Ok(true)
         } else if replaces(other, package)? {
             if let Some(conffile) = conffile {
                 self.merged.obsolete.entry(adding.mark).or_default().insert(conffile.to_owned());
             }
-            self.merged.lost.entry(adding.mark).or_default().insert(listed);
+            self.merged.refused.entry(adding.mark).or_default().insert(listed);
             Ok(false)
         } else {
             Err(self.conflict(owner, &listed, "and neither replaces the other"))
@@ -353,12 +359,16 @@ impl Merge<'_> {
         let mut groups = Vec::new();
         for &index in order {
             let record = &self.packages[index].record;
-            let lost = self.merged.lost.get(&mark_of(index));
+            let mark = mark_of(index);
+            let gone = |path: &String| {
+                let maps = [&self.merged.lost, &self.merged.refused];
+                maps.iter().any(|map| map.get(&mark).is_some_and(|paths| paths.contains(path)))
+            };
             let is_conffile = |path: &String| record.conffiles.iter().any(|conffile| conffile.path == *path);
             for group in &record.hard_links {
                 let mut paths: Vec<String> = group
                     .iter()
-                    .filter(|path| !lost.is_some_and(|lost| lost.contains(*path)))
+                    .filter(|path| !gone(path))
                     .map(|path| {
                         let new = if is_conffile(path) { NEW_CONFFILE } else { "" };
                         self.real_path(path) + new

@@ -226,6 +226,7 @@ fn unpacked_package(package: &Package) -> UnpackedPackage {
         architecture: package.record.architecture.clone(),
         control: package.record.control.clone(),
         scripts: package.record.scripts.clone(),
+        newest: package.record.newest,
     }
 }
 

@@ -75,7 +75,11 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
+    // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
+    let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
+    plan.environment.push(format!("SOURCE_DATE_EPOCH={newest}").into_bytes());
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }

@@ -190,6 +190,7 @@ mod tests {
             architecture: "armhf".into(),
             control: format!("Package: {name}\nVersion: 1\nArchitecture: armhf\n{fields}"),
             scripts: scripts.iter().map(|s| s.to_string()).collect(),
+            newest: 0,
         }
     }
 

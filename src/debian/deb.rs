@@ -139,7 +139,8 @@ impl<R: Read> Deb<R> {
         if header.size == 0 {
             return Err(invalid(format!("the deb's member {:?} is empty", header.name)));
         }
-        let raw = Raw { reader: &mut self.reader, left: header.size, odd: header.size % 2 == 1 };
+        let odd = header.size % 2 == 1;
+        let raw = Raw { reader: &mut self.reader, left: header.size, odd, failed: false };
         Member::new(header.name, compression, BufReader::with_capacity(64 << 10, raw))
     }
 
@@ -208,6 +209,8 @@ struct Raw<'a, R> {
     reader: &'a mut R,
     left: u64,
     odd: bool,
+    /// Whether the reader failed, rather than what it read.
+    failed: bool,
 }
 
 impl<R: Read> Read for Raw<'_, R> {
@@ -216,8 +219,9 @@ impl<R: Read> Read for Raw<'_, R> {
         if most == 0 {
             return Ok(0);
         }
-        let count = self.reader.read(&mut buffer[..most])?;
+        let count = self.reader.read(&mut buffer[..most]).inspect_err(|_| self.failed = true)?;
         if count == 0 {
+            self.failed = true;
             return Err(truncated("a member"));
         }
         self.left -= count as u64;
@@ -266,6 +270,16 @@ impl<'a, R: Read> Member<'a, R> {
         Ok(Member { name, decoder })
     }
 
+    fn source(&self) -> &Source<'a, R> {
+        match &self.decoder {
+            Decoder::None(source) => source,
+            Decoder::Gzip(decoder) => decoder.get_ref(),
+            Decoder::Xz(decoder) => decoder.get_ref(),
+            Decoder::Zstd(decoder) => decoder.get_ref(),
+            Decoder::Bzip2(decoder) => decoder.get_ref(),
+        }
+    }
+
     /// Checks that the decompressed bytes end here, after any number of zeros (tar pads its records
     /// with them), that the decompressor accepts the checksum at the end, and that no garbage
     /// follows inside the member.
@@ -310,13 +324,149 @@ impl<R: Read> Read for Member<'_, R> {
         // Decompressors report corruption with several kinds and terse words ("corrupt deflate
         // stream", "Unknown frame descriptor"): they get the member's name. What came through them
         // from the reader (an interrupted download) stays as it is.
-        result.map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other
-                if !error.get_ref().is_some_and(|inner| inner.is::<crate::Error>()) =>
-            {
-                invalid(format!("{} is corrupt: {error}", self.name))
-            }
-            _ => error,
+        result.map_err(|error| match self.source().get_ref().failed {
+            true => error,
+            false => invalid(format!("{} is corrupt: {error}", self.name)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn member(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut out = format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", content.len());
+        out.truncate(60);
+        let mut out = out.into_bytes();
+        out.extend_from_slice(content);
+        if content.len() % 2 == 1 {
+            out.push(b'\n');
+        }
+        out
+    }
+
+    fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let members = members.iter().flat_map(|(name, content)| member(name, content));
+        b"!<arch>\n".iter().copied().chain(members).collect()
+    }
+
+    fn compressed(extension: &str, content: &[u8]) -> Vec<u8> {
+        match extension {
+            ".gz" => {
+                let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                out.write_all(content).expect("gzip");
+                out.finish().expect("gzip")
+            }
+            ".xz" => liblzma::encode_all(content, 0).expect("xz"),
+            ".lzma" => {
+                let options = liblzma::stream::LzmaOptions::new_preset(0).expect("options");
+                let stream = liblzma::stream::Stream::new_lzma_encoder(&options).expect("lzma");
+                let mut out = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+                out.write_all(content).expect("lzma");
+                out.finish().expect("lzma")
+            }
+            ".zst" => zstd::encode_all(content, 1).expect("zstd"),
+            ".bz2" => {
+                let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+                out.write_all(content).expect("bzip2");
+                out.finish().expect("bzip2")
+            }
+            _ => content.to_vec(),
+        }
+    }
+
+    /// Control and data, or why there are none.
+    fn read(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+        let read = || -> io::Result<(Vec<u8>, Vec<u8>)> {
+            let (mut control, mut data) = (vec![0; 7], vec![0; 4]);
+            let mut deb = Deb::new(bytes)?;
+            let mut member = deb.control()?;
+            member.read_exact(&mut control)?;
+            member.finish()?;
+            let mut member = deb.data()?;
+            member.read_exact(&mut data)?;
+            member.finish()?;
+            deb.finish()?;
+            Ok((control, data))
+        };
+        read().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_compression() {
+        for extension in ["", ".gz", ".xz", ".zst", ".bz2", ".lzma"] {
+            // bzip2 and lzma were never allowed for control members (deb(5)).
+            let control = if matches!(extension, ".bz2" | ".lzma") { ".gz" } else { extension };
+            let bytes = archive(&[
+                ("debian-binary", b"2.0\n"),
+                ("_comment/", b"odd"),
+                (&format!("control.tar{control}/"), &compressed(control, b"control\0\0")),
+                (&format!("data.tar{extension}"), &compressed(extension, b"data")),
+                ("_signature", b"x"),
+            ]);
+            assert_eq!(read(&bytes), Ok((b"control".to_vec(), b"data".to_vec())), "{extension:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_and_why() {
+        let version: (&str, &[u8]) = ("debian-binary", b"2.0\n");
+        let control: (&str, &[u8]) = ("control.tar", b"control");
+        let data: (&str, &[u8]) = ("data.tar", b"data");
+        let gz = compressed(".gz", b"data");
+        let xz = compressed(".xz", &[b"data".as_slice(), &[0; 4096]].concat());
+        let mut trailing = gz.clone();
+        trailing.extend_from_slice(b"garbage");
+        let mut damaged = xz.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0x55;
+        for (bytes, message) in [
+            (b"!<arch>".to_vec(), "ends inside the archive's magic"),
+            (b"not a deb at all".to_vec(), "no ar archive"),
+            (archive(&[]), "an empty archive"),
+            (archive(&[control]), "its first member is \"control.tar\""),
+            (archive(&[("debian-binary", b"3.0\n")]), "format version is \"3.0\""),
+            (archive(&[("debian-binary", b"2.0")]), "no newline"),
+            (archive(&[version, data]), "\"data.tar\" where control.tar belongs"),
+            (archive(&[version, control]), "no data.tar member"),
+            (archive(&[version, control, control]), "where data.tar belongs"),
+            (archive(&[version, ("control.tar.lz4", b"control"), data]), "unknown compression"),
+            (archive(&[version, ("control.tar.bz2", b"control"), data]), "unknown compression"),
+            (archive(&[version, control, ("data.tar", b"")]), "is empty"),
+            (archive(&[version, control, data, data]), "\"data.tar\" after its data"),
+            (archive(&[version, control, ("data.tar", b"data\0garbage")]), "after the end of the tar"),
+            (archive(&[version, control, ("data.tar.gz", &trailing)]), "data.tar.gz"),
+            (archive(&[version, control, ("data.tar.gz", &gz[..gz.len() - 4])]), "data.tar.gz is corrupt"),
+            (archive(&[version, control, ("data.tar.xz", &damaged)]), "data.tar.xz is corrupt"),
+            (archive(&[version, control, ("data.tar.xz", &xz[..xz.len() - 12])]), "data.tar.xz is corrupt"),
+            (archive(&[version, control, ("data.tar.zst", &xz)]), "data.tar.zst is corrupt"),
+            (
+                [archive(&[version, control, data]), b"tail".to_vec()].concat(),
+                "ends inside a member's header",
+            ),
+            ([archive(&[version, control, data]), vec![b'x'; 60]].concat(), "bad ar header"),
+        ] {
+            let error = read(&bytes).expect_err(message);
+            assert!(error.contains(message), "{error:?} should say {message:?}");
+        }
+        // Cut anywhere, it is an error, and never a panic.
+        let whole = archive(&[version, control, ("data.tar.xz", &xz)]);
+        for end in 0..whole.len() {
+            assert!(read(&whole[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(tail: Vec<u8>, name in "[a-z_/.]{0,16}") {
+            let _ = read(&tail);
+            let mut bytes = archive(&[("debian-binary", b"2.0\n"), ("control.tar", b"control"), (&name, &tail)]);
+            let _ = read(&bytes);
+            bytes.extend_from_slice(&tail);
+            let _ = read(&bytes);
+        }
     }
 }

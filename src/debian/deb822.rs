@@ -46,25 +46,14 @@ pub fn stanzas(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = data;
     let blank_lines = memmem::Finder::new(b"\n\n");
     std::iter::from_fn(move || {
-        while let Some(first) = rest.iter().position(|b| !b" \t\r\n".contains(b)) {
-            // Indented text at the start of a stanza belongs to no field: it is left to the reader.
-            rest = &rest[first..];
-            let end = blank_lines.find(rest).unwrap_or(rest.len());
-            let (stanza, after) = rest.split_at(end);
-            // The blank line may hold white space, which is rare: look only where a line starts so.
-            match blank_with_spaces(stanza) {
-                Some((end, next)) => {
-                    let stanza = &rest[..end];
-                    rest = &rest[next..];
-                    return Some(stanza);
-                }
-                None => {
-                    rest = after;
-                    return Some(stanza);
-                }
-            }
-        }
-        None
+        let first = rest.iter().position(|b| !b" \t\r\n".contains(b))?;
+        // Indented text at the start belongs to no field: it is left to who reads the stanza.
+        rest = &rest[first..];
+        let end = blank_lines.find(rest).unwrap_or(rest.len());
+        let (end, next) = blank_with_spaces(&rest[..end]).unwrap_or((end, end));
+        let stanza = &rest[..end];
+        rest = &rest[next..];
+        Some(stanza)
     })
 }
 

@@ -10,26 +10,16 @@ use std::{
     collections::HashMap,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use crate::{
-    acquire::{Acquire, Download, Undelivered, Wanted, parallel, uri},
+    acquire::{Acquire, Meter, Undelivered, Wanted, parallel, uri},
     artefacts::LockedPackage,
     error::{Context, Error, Kind, Result},
     report::{Event, Reporter, Stage},
 };
-
-/// A thread's sink is told to finish after so many bytes of debs, so that a killed run keeps most of
-/// what it got, and transactions stay small.
-const CHECKPOINT: u64 = 256 << 20;
-
-/// Progress is reported each time so many bytes more have come.
-const REPORT: u64 = 1 << 20;
 
 /// What takes the debs, on one thread.
 pub trait DebSink {
@@ -39,7 +29,8 @@ pub trait DebSink {
     /// may be called again for the same package, with a fresh stream.
     fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()>;
 
-    /// Makes durable what it was given so far; more may follow.
+    /// Makes all that it was given durable. Called when the thread has no more for it, also where that
+    /// is because another failed: a sink that should lose less when the run is killed does so by itself.
     fn finish(&mut self) -> Result<()>;
 }
 
@@ -58,13 +49,14 @@ pub struct Fetch<'a> {
     /// Who watches.
     pub reporter: &'a dyn Reporter,
     /// Makes the sink of one thread, on that thread.
-    pub make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink>> + Sync),
+    pub make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink + 'a>> + Sync),
 }
 
 /// How many threads keep this machine busy: unpacking is bound by the processor, and while one
-/// thread waits for the network another can unpack.
+/// thread waits for the network another can unpack. More would only hold more memory.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get()) * 2
+    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+    (cores * 2).clamp(4, 16)
 }
 
 impl Fetch<'_> {
@@ -75,12 +67,6 @@ impl Fetch<'_> {
         let mut packages = packages.to_vec();
         packages.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id().cmp(&b.id())));
         let total: u64 = packages.iter().map(|package| package.size).sum();
-        self.reporter.event(Event::Started {
-            image: self.image.to_owned(),
-            stage: Stage::Fetch,
-            total: Some(total),
-            unit: "bytes",
-        });
         if let Some(folder) = self.keep_debs {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("making the folder {}", folder.display()))?;
@@ -88,8 +74,7 @@ impl Fetch<'_> {
         let run = Run {
             fetch: self,
             acquire: self.acquire.renewed(),
-            done: AtomicU64::new(0),
-            reported: AtomicU64::new(0),
+            meter: Meter::start(self.reporter, self.image, Stage::Fetch, total),
             served: Mutex::default(),
         };
         parallel(&run.acquire, self.jobs, packages.len(), |take| run.work(&packages, take))?;
@@ -104,39 +89,37 @@ impl Fetch<'_> {
 }
 
 /// One run: what its threads share.
-struct Run<'a> {
-    fetch: &'a Fetch<'a>,
+struct Run<'r, 'a> {
+    fetch: &'r Fetch<'a>,
     acquire: Acquire<'a>,
-    /// Bytes that came, and the last number of them that was reported.
-    done: AtomicU64,
-    reported: AtomicU64,
+    meter: Meter<'r>,
     /// Which URI last served a part of a repository's pool: repositories whose suites are on several
     /// hosts (security updates) need not be asked for each package in vain.
     served: Mutex<HashMap<(Option<String>, String), String>>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     /// What one thread does.
     fn work(&self, packages: &[&LockedPackage], take: &dyn Fn() -> Option<usize>) -> Result<()> {
         let Some(mut next) = take() else { return Ok(()) };
         let mut sink = (self.fetch.make_sink)()?;
-        let mut unfinished = 0;
         loop {
             let package = packages[next];
             match self.one(package, &mut *sink) {
-                Ok(()) => unfinished += package.size,
+                Ok(()) => {}
                 Err(Undelivered::Consumer(error)) => {
-                    return Err(error.context(format!("package {}", package.id())));
+                    let named = error.to_string().contains(&package.id());
+                    return Err(if named {
+                        error
+                    } else {
+                        error.context(format!("package {}", package.id()))
+                    });
                 }
                 Err(Undelivered::Failure(failure)) => {
                     // The sink is all right: what it has is kept for the next run.
                     sink.finish()?;
                     return Err(failure.into());
                 }
-            }
-            if unfinished >= CHECKPOINT {
-                sink.finish()?;
-                unfinished = 0;
             }
             match take() {
                 Some(index) => next = index,
@@ -169,21 +152,24 @@ impl Run<'_> {
             sha256: Some(package.sha256),
             limit: package.size,
         };
+        let id = package.id();
         let mut counted = 0;
         let mut temporary = None;
         let mut served = None;
         self.acquire.deliver(&wanted, &mut |stream| {
             // What an earlier stream brought was wrong: it does not count.
-            self.done.fetch_sub(std::mem::take(&mut counted), Ordering::Relaxed);
+            self.meter.take_back(std::mem::take(&mut counted));
             temporary = None;
             let mut file = match &kept {
                 Some(path) if !uri::is_same_file(&stream.uri(), path) => Some(new_file(path)?),
                 _ => None,
             };
-            let mut body = Body { run: self, package, stream, counted: &mut counted, copy: file.as_mut() };
+            let uri = stream.uri();
+            let stream = self.meter.count(&id, &mut counted, stream);
+            let mut body = Copying { stream, copy: file.as_mut() };
             sink.deb(package, &mut body)?;
             io::copy(&mut body, &mut io::sink())?;
-            served = Some(stream.uri());
+            served = Some(uri);
             temporary = file;
             Ok(())
         })?;
@@ -198,7 +184,7 @@ impl Run<'_> {
                 self.served().insert(part(package), base.clone());
             }
         }
-        self.report(package, true);
+        self.meter.item_done(&id);
         Ok(())
     }
 
@@ -220,23 +206,6 @@ impl Run<'_> {
 
     fn served(&self) -> std::sync::MutexGuard<'_, HashMap<(Option<String>, String), String>> {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reports how much is done; `always`, or if it is much more than what was reported last.
-    fn report(&self, package: &LockedPackage, always: bool) {
-        let done = self.done.load(Ordering::Relaxed);
-        let reported = self.reported.load(Ordering::Relaxed);
-        let due = always || done >= reported.saturating_add(REPORT);
-        // Whoever loses the race leaves the report to the other thread.
-        if due && self.reported.compare_exchange(reported, done, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            self.fetch.reporter.event(Event::Progress {
-                image: self.fetch.image.to_owned(),
-                stage: Stage::Fetch,
-                done,
-                item: package.id(),
-            });
-        }
     }
 }
 
@@ -264,16 +233,13 @@ fn new_file(path: &Path) -> Result<tempfile::NamedTempFile> {
     file.with_context(|| format!("making a file in {}", folder.display()))
 }
 
-/// A deb on its way: counted, copied to the folder of debs, and then given to the sink.
-struct Body<'a, 'b> {
-    run: &'a Run<'a>,
-    package: &'a LockedPackage,
-    stream: &'a mut Download<'b>,
-    counted: &'a mut u64,
+/// A deb on its way to the sink, copied to the folder of debs.
+struct Copying<'a, R> {
+    stream: R,
     copy: Option<&'a mut tempfile::NamedTempFile>,
 }
 
-impl Read for Body<'_, '_> {
+impl<R: Read> Read for Copying<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
         if let Some(file) = &mut self.copy {
@@ -284,9 +250,6 @@ impl Read for Body<'_, '_> {
                 error.get_hint().map(str::to_owned).into_iter().fold(machine, Error::hint)
             })?;
         }
-        *self.counted += count as u64;
-        self.run.done.fetch_add(count as u64, Ordering::Relaxed);
-        self.run.report(self.package, false);
         Ok(count)
     }
 }

@@ -135,7 +135,6 @@ impl Case {
             },
         };
         let result = fetch.run(&packages.iter().collect::<Vec<_>>());
-        drop(fetch);
         let seen = Arc::try_unwrap(seen).ok().unwrap().into_inner().unwrap();
         (result, seen, events.0.into_inner().unwrap())
     }

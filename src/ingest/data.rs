@@ -44,6 +44,8 @@ pub(super) struct Data {
     pub(super) symlinks: Vec<(String, String)>,
     /// Groups of hard links.
     pub(super) hard_links: Vec<Vec<String>>,
+    /// When its newest entry was changed, in seconds since 1970.
+    pub(super) newest: u64,
     /// Bytes in files.
     pub(super) bytes: u64,
 }
@@ -58,6 +60,8 @@ struct Reader<'a> {
     store: &'a Store,
     transaction: &'a mut Transaction,
     hash: bool,
+    /// The most bytes that may come out of the member.
+    limit: u64,
     data: Data,
     leaves: HashMap<String, Leaf>,
     /// Folders that the tar implied and may yet list.
@@ -83,12 +87,14 @@ impl Data {
             md5sums: String::new(),
             symlinks: Vec::new(),
             hard_links: Vec::new(),
+            newest: 0,
             bytes: 0,
         };
         let mut reader = Reader {
             store,
             transaction,
             hash: md5sums,
+            limit,
             data,
             leaves: HashMap::new(),
             implied: HashSet::from([String::new()]),
@@ -115,6 +121,9 @@ impl Reader<'_> {
             return Err(Error::input(format!("an absolute path: {:?}", shown())));
         }
         let path = normal_path(&raw)?;
+        let time =
+            entry.header().mtime().with_context(|| format!("data member: the time of {:?}", shown()))?;
+        self.data.newest = self.data.newest.max(time);
         let kind = entry.header().entry_type();
         // Before ustar a folder was a file whose name ends in a slash.
         let folder = kind.is_dir() || (kind == EntryType::Regular && raw.ends_with(b"/"));
@@ -170,6 +179,11 @@ impl Reader<'_> {
         entry: &mut tar::Entry<'_, R>,
     ) -> Result<()> {
         let size = entry.size();
+        // Before anything of a bomb is written.
+        self.data.bytes = self.data.bytes.saturating_add(size);
+        if self.data.bytes > self.limit {
+            return Err(Error::input(format!("{path}: {size} bytes, more than can come out of such a deb")));
+        }
         let mut content = Hashing { reader: entry, hasher: self.hash.then(md5::Md5::new) };
         let checksum =
             self.transaction.write_file(metadata, &mut content, size).with_context(|| path.clone())?;
@@ -182,7 +196,6 @@ impl Reader<'_> {
         if let Some(md5) = &md5 {
             let _ = writeln!(self.data.md5sums, "{md5}  {path}");
         }
-        self.data.bytes += size;
         self.leaf(path, checksum, Leaf::File { checksum, md5, group: None })
     }
 

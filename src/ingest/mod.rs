@@ -220,8 +220,10 @@ fn record(package: &LockedPackage, control: &Control, data: &Data) -> PackageRec
         triggers: control.triggers.clone(),
         scripts: control.scripts(),
         list: data.list.clone(),
+        made_md5sums: (!control.has("md5sums")).then(|| data.md5sums.clone()),
         symlinks: data.symlinks.clone(),
         hard_links: data.hard_links.clone(),
+        newest: data.newest,
         bytes: data.bytes,
     }
 }

@@ -8,16 +8,18 @@
 //! releases/DIGEST/InRelease          as it was signed; verified anew each time it is read
 //! releases/DIGEST/Release{,.gpg}     the same for archives without InRelease
 //! releases/DIGEST/newest             the newest Date that was accepted, in seconds
-//! indexes/DIGEST                     a Packages file, unpacked, under its own SHA-256
+//! indexes/DIGEST                     a Packages file, unpacked, under its own SHA-256; removed when
+//!                                    it was not used for 30 days
 //! ```
 //! The DIGEST of a release is that of its URI and suite. Files are written under another name and
 //! renamed, so several runs can share a cache.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -27,12 +29,12 @@ use super::{
     sources::{self, Suite},
 };
 use crate::{
-    acquire::{Acquire, Wanted, parallel, uri},
+    acquire::{Acquire, Failure, Meter, Undelivered, Wanted, parallel, uri},
     artefacts::{Repository, Request},
     debian::release::Release,
     digest::Sha256,
-    error::{Context, Error, Result},
-    report::{Event, Reporter, Stage},
+    error::{Context, Error, Kind, Result},
+    report::{Reporter, Stage},
 };
 
 /// Downloads at once: they wait for the network more than they work.
@@ -43,6 +45,9 @@ const PACKINGS: [&str; 5] = [".xz", ".zst", ".gz", ".bz2", ""];
 
 /// An index whose unpacked size no Release file states is at most so big.
 const UNSTATED_LIMIT: u64 = 1 << 30;
+
+/// An index that was not used for so long is removed from the cache.
+const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
 /// What `obtain` works with, besides the request.
 pub struct Surroundings<'a> {
@@ -78,17 +83,12 @@ pub fn obtain(
     for ((repository, suite), fetched) in suites.iter().zip(&releases) {
         wanted.extend(list_indexes(repository, suite, fetched, architectures)?);
     }
+    let missing = wanted.iter().filter(|wanted| !wanted.is_cached(surroundings.cache));
+    let total: u64 = missing.map(WantedIndex::packed_size).sum();
+    let meter = Meter::start(surroundings.reporter, &request.image, Stage::Lock, total);
     in_parallel(acquire, wanted.len(), |position| {
         let wanted = &wanted[position];
-        let packages = wanted.obtain(acquire, surroundings)?;
-        let done = packages.len() as u64;
-        let item = wanted.title();
-        surroundings.reporter.event(Event::Progress {
-            image: request.image.clone(),
-            stage: Stage::Lock,
-            done,
-            item,
-        });
+        let packages = wanted.obtain(acquire, surroundings, &meter)?;
         Ok(Index {
             repository: wanted.repository.name.clone(),
             uri: uri::shown(&wanted.fetched.uri),
@@ -157,39 +157,75 @@ fn list_indexes<'a>(
         let architecture = architectures.first().map_or("all", String::as_str);
         return Ok(vec![index("", architecture, path.to_owned())]);
     }
-    let refuse = |what: String, offered: &[String], edit: &str| {
-        let offered = if offered.is_empty() { "none that is named".to_owned() } else { offered.join(", ") };
-        let name = &repository.name;
-        Err(Error::input(format!("repository {name}: suite {} has no {what}; it has: {offered}", suite.name))
-            .hint(format!("correct {edit}, or take a suite that has it")))
+    let name = &repository.name;
+    let refuse = |message: String, edit: String| {
+        let message = format!("repository {name}: suite {} has no component {message}", suite.name);
+        Err(Error::input(message).hint(format!("correct {edit}, or take a suite that has it")))
     };
     let mut wanted: Vec<WantedIndex<'_>> = Vec::new();
     for component in &repository.components {
-        // Security suites of old spell their components `updates/main`.
-        let is_it =
-            |offered: &&String| *offered == component || offered.rsplit('/').next() == Some(component);
-        let known = release.components.iter().find(is_it);
-        if known.is_none() && !release.components.is_empty() {
-            let edit = format!("`components` of [repos.{}]", repository.name);
-            return refuse(format!("component {component}"), &release.components, &edit);
+        let has = architectures_of(release, component);
+        if has.is_empty() {
+            let offered = listed(components_of(release));
+            return refuse(
+                format!("{component}; it has: {offered}"),
+                format!("`components` of [repos.{name}]"),
+            );
         }
         let folder = |architecture: &str| format!("{component}/binary-{architecture}/Packages");
         for architecture in architectures.iter().filter(|architecture| *architecture != "all") {
-            let listed = release.architectures.is_empty() || release.architectures.contains(architecture);
-            let path = folder(architecture);
-            if !listed || packings(release, &path).next().is_none() {
-                let what = format!("packages of architecture {architecture} in component {component}");
-                return refuse(what, &release.architectures, "`arch` of the image");
+            if !has.contains(architecture.as_str()) {
+                // An architecture that the suite has, but no packages of it: as good as an empty index.
+                if release.architectures.contains(architecture) {
+                    continue;
+                }
+                let edit = format!("`arch` of the image, or `components` of [repos.{name}]");
+                return refuse(
+                    format!("{component} for {architecture}; it has it for: {}", listed(has)),
+                    edit,
+                );
             }
-            wanted.push(index(component, architecture, path));
+            wanted.push(index(component, architecture, folder(architecture)));
         }
+        // As apt decides: Debian's suites list `all`, and say that binary-ARCH holds those packages too;
+        // its security suites have binary-all and do not list it, which means the same.
+        let listed =
+            release.architectures.is_empty() || release.architectures.iter().any(|name| name == "all");
         let path = folder("all");
-        let separate = !release.no_support_for_architecture_all || architectures.iter().all(|a| a == "all");
-        if separate && packings(release, &path).next().is_some() {
+        if listed && !release.no_support_for_architecture_all && packings(release, &path).next().is_some() {
             wanted.push(index(component, "all", path));
         }
     }
     Ok(wanted)
+}
+
+/// The parts of the paths of all Packages files: component and architecture.
+fn index_paths(release: &Release) -> impl Iterator<Item = (&str, &str)> {
+    release.files.keys().filter_map(|path| {
+        let (folder, file) = path.rsplit_once('/')?;
+        let is_index = file.strip_prefix("Packages").is_some_and(|packing| PACKINGS.contains(&packing));
+        let (component, architecture) = folder.rsplit_once("/binary-")?;
+        // The installer's packages are in a part of a component, which nobody asks for by mistake.
+        (is_index && !component.ends_with("debian-installer")).then_some((component, architecture))
+    })
+}
+
+/// For which architectures a suite has a component.
+fn architectures_of<'a>(release: &'a Release, component: &str) -> BTreeSet<&'a str> {
+    let has = |(its, architecture): (&'a str, &'a str)| (its == component).then_some(architecture);
+    index_paths(release).filter_map(has).collect()
+}
+
+/// The components of a suite that have packages.
+fn components_of(release: &Release) -> BTreeSet<&str> {
+    index_paths(release).map(|(component, _)| component).collect()
+}
+
+fn listed(names: BTreeSet<&str>) -> String {
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.into_iter().collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// The packed forms of an index that a Release file lists, the best first: extension, digest, size.
@@ -212,42 +248,83 @@ impl WantedIndex<'_> {
         }
     }
 
-    /// The index, from the cache or the archive.
-    fn obtain(&self, acquire: &Acquire<'_>, surroundings: &Surroundings<'_>) -> Result<Arc<[u8]>> {
-        let release = &self.fetched.release;
-        let plain = release.files.get(&self.path).copied();
-        let folder = surroundings.cache.join("indexes");
-        // Without a digest of the unpacked file, that of the packed one names it.
-        let cached = match (plain, packings(release, &self.path).next()) {
-            (Some((digest, _)), _) => folder.join(digest.to_string()),
-            (None, Some((_, digest, _))) => folder.join(format!("{digest}-unpacked")),
-            (None, None) => return Err(Error::bug(format!("{}: no index to get", self.title()))),
+    /// Its digest and size unpacked, if the Release file states them.
+    fn plain(&self) -> Option<(Sha256, u64)> {
+        self.fetched.release.files.get(&self.path).copied()
+    }
+
+    /// The size of what is downloaded, as a rule.
+    fn packed_size(&self) -> u64 {
+        packings(&self.fetched.release, &self.path).next().map_or(0, |(_, _, size)| size)
+    }
+
+    /// Where it is in the cache. Without a digest of the unpacked file, that of the packed one names it.
+    fn cached_path(&self, cache: &Path) -> PathBuf {
+        let name = match (self.plain(), packings(&self.fetched.release, &self.path).next()) {
+            (Some((digest, _)), _) => digest.to_string(),
+            (None, Some((_, digest, _))) => format!("{digest}-unpacked"),
+            (None, None) => "none".to_owned(), // `list_indexes` lists only what has a packing
         };
+        cache.join("indexes").join(name)
+    }
+
+    fn is_cached(&self, cache: &Path) -> bool {
+        let size = self.plain().map(|(_, size)| size);
+        let found = std::fs::metadata(self.cached_path(cache));
+        found.is_ok_and(|found| size.is_none_or(|size| size == found.len()))
+    }
+
+    /// The index, from the cache or the archive.
+    fn obtain(
+        &self,
+        acquire: &Acquire<'_>,
+        surroundings: &Surroundings<'_>,
+        meter: &Meter<'_>,
+    ) -> Result<Arc<[u8]>> {
+        let release = &self.fetched.release;
+        let (plain, title) = (self.plain(), self.title());
+        let cached = self.cached_path(surroundings.cache);
         if let Some(packages) = read_cached(&cached, plain.map(|(_, size)| size))? {
-            surroundings.reporter.detail(&self.repository.name, format!("{}: cached", self.title()));
+            surroundings.reporter.detail(&self.repository.name, format!("{title}: cached"));
             return Ok(packages);
         }
+        let mut counted = 0;
         let mut last = Error::bug("no packing was tried");
         for (extension, digest, size) in packings(release, &self.path) {
             let wanted = self.wanted(extension, digest, size);
-            let unpacked =
-                acquire.deliver(&wanted, &mut |stream| unpack(stream, extension, plain, &wanted.what));
+            let unpacked = acquire.deliver(&wanted, &mut |stream| {
+                meter.take_back(std::mem::take(&mut counted));
+                unpack(&mut meter.count(&title, &mut counted, stream), extension, plain, &wanted.what)
+            });
             match unpacked {
                 Ok(bytes) => {
                     write_cached(&cached, &bytes)?;
-                    let message =
-                        format!("{}: {size} bytes from {}", self.title(), uri::shown(&self.fetched.uri));
+                    forget_unused(&surroundings.cache.join("indexes"));
+                    meter.item_done(&title);
+                    let message = format!("{title}: {size} bytes from {}", uri::shown(&self.fetched.uri));
                     surroundings.reporter.detail(&self.repository.name, message);
                     return Ok(bytes.into());
                 }
                 // Release files list packings that the archive does not keep: try the next.
-                Err(crate::acquire::Undelivered::Failure(failure)) if failure.is_absent() => {
-                    last = failure.into()
+                Err(Undelivered::Failure(failure)) if failure.is_absent() => {
+                    last = self.out_of_step(&failure)
+                }
+                Err(Undelivered::Failure(failure)) if failure.is_wrong_content() => {
+                    return Err(self.out_of_step(&failure));
                 }
                 Err(other) => return Err(Error::from(other)),
             }
         }
         Err(last)
+    }
+
+    /// The error for a mirror whose Release file and indexes do not belong together.
+    fn out_of_step(&self, failure: &Failure) -> Error {
+        Error::input(failure).hint(format!(
+            "the mirror is being updated, or incomplete: try again in some minutes, or name another in `uris` of \
+             [repos.{}]",
+            self.repository.name
+        ))
     }
 
     /// What is to be got: by hash first, since that name never gets another content, from where the
@@ -324,11 +401,34 @@ fn read_cached(path: &Path, size: Option<u64>) -> Result<Option<Arc<[u8]>>> {
     if size.is_some_and(|size| size != found) {
         return Ok(None);
     }
+    touch(&file);
     // Read straight into its place: an index is big, and a copy would double it.
     let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, found as usize).collect();
     let buffer = Arc::get_mut(&mut bytes).ok_or_else(|| Error::bug("a new buffer is shared"))?;
     file.read_exact(buffer).with_context(|| format!("reading {}", path.display()))?;
     Ok(Some(bytes))
+}
+
+/// Marks a cached index as used, at most once a day; where that may not be done, it is merely
+/// forgotten sooner.
+fn touch(file: &std::fs::File) {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    let used_lately =
+        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_secs(86_400)));
+    if !used_lately {
+        file.set_modified(SystemTime::now()).ok();
+    }
+}
+
+/// Removes indexes that were not used for long, and what killed runs left: each update of an archive
+/// brings new ones, of some 50 MB.
+fn forget_unused(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        if modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > UNUSED)) {
+            std::fs::remove_file(entry.path()).ok(); // another run may have done it
+        }
+    }
 }
 
 /// Writes a file of the cache: whole, on the disk, and only then under its name.
@@ -342,7 +442,10 @@ pub(super) fn write_cached(path: &Path, content: &[u8]) -> Result<()> {
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
-    write().with_context(|| format!("writing {}", path.display()))
+    write().with_context(|| format!("writing {}", path.display())).map_err(|error| match error.kind() {
+        Kind::Machine => error.hint("set XDG_CACHE_HOME to a folder that you may write to"),
+        _ => error,
+    })
 }
 
 /// Seconds since the epoch.
@@ -360,3 +463,6 @@ pub(super) fn release_folder(cache: &Path, uri: &str, suite: &str) -> PathBuf {
     let key = format!("{}\n{suite}", uri::shown(uri).trim_end_matches('/'));
     cache.join("releases").join(Sha256::of(key.as_bytes()).to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,11 +149,9 @@ pub fn print(lockfile: &Lockfile) -> String {
     let mut packages = lockfile.packages.clone();
     sort(&mut packages);
     let count = packages.len();
-    if let Some(first) = packages.first_mut() {
-        if let Some(request) = lockfile.request {
-            first.stanza.set(REQUEST, request.to_string());
-            first.stanza.set(PACKAGES, count.to_string());
-        }
+    if let (Some(first), Some(request)) = (packages.first_mut(), lockfile.request) {
+        first.stanza.set(REQUEST, request.to_string());
+        first.stanza.set(PACKAGES, count.to_string());
     }
     deb822::print(packages.iter().map(|package| &package.stanza))
 }

@@ -535,7 +535,12 @@ impl<'u, 'a> Marking<'u, 'a> {
     }
 
     /// apt's order of the providers of a package, the best first.
-    fn compare_providers(&self, target: PackageId, a: VersionId, b: VersionId) -> std::cmp::Ordering {
+    pub(super) fn compare_providers(
+        &self,
+        target: PackageId,
+        a: VersionId,
+        b: VersionId,
+    ) -> std::cmp::Ordering {
         let universe = self.universe;
         let (version_a, version_b) = (universe.version(a), universe.version(b));
         let (a, b) = (version_a.package, version_b.package);

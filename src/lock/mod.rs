@@ -1,9 +1,14 @@
 //! The lock stage: request + archive indexes → [`Lockfile`](crate::artefacts::Lockfile).
 //!
-//! [`resolve`] chooses as apt does ([`selection`], [`marking`], [`problem`], [`garbage`] are the
-//! parts of apt's algorithm, over the [`universe`] of all packages and the [`policy`] of pins);
-//! docs/resolver.md shows how equal the choice is.
+//! [`sources`] says where an archive is, [`indexes`] gets and verifies what it offers
+//! ([`signature`], `releases`, `dates`). [`resolve`] chooses as apt does (`selection`, `marking`,
+//! `problem`, `garbage` are the parts of apt's algorithm, over the `universe` of all packages and
+//! the `policy` of pins); docs/resolver.md shows how equal the choice is. Where apt gives up,
+//! `complete` searches on. `closure` looks at finished locks.
 
+mod apt_configuration;
+mod closure;
+mod complete;
 mod dates;
 mod garbage;
 pub mod index;
@@ -21,4 +26,8 @@ pub mod sources;
 mod test_archive;
 mod universe;
 
-pub use resolve::{check, digest, resolve, why};
+pub use closure::{check, why};
+pub use resolve::{digest, resolve, resolve_tools};
+
+#[cfg(test)]
+mod tests;

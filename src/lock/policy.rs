@@ -13,7 +13,7 @@ use super::{
     index::Index,
     universe::{Architecture, PackageId, Universe, VersionId},
 };
-use crate::{Error, Result, artefacts::Pin};
+use crate::{Error, Result, artefacts::Pin, debian::deb822};
 
 /// What a pin, a `name/suite` or a `name=version` matches.
 #[derive(Debug)]
@@ -250,12 +250,10 @@ impl Policy {
                 continue;
             }
             for name in pin.package.split_whitespace() {
-                let packages = pinned_packages(universe, name).map_err(|error| error.context(context()))?;
-                for package in packages {
-                    for version in universe.versions(package) {
-                        if matcher.matches_version(universe, indexes, version) {
-                            versions.entry(version).or_insert(pin.priority);
-                        }
+                let pinned = pinned_versions(universe, name).map_err(|error| error.context(context()))?;
+                for version in pinned {
+                    if matcher.matches_version(universe, indexes, version) {
+                        versions.entry(version).or_insert(pin.priority);
                     }
                 }
             }
@@ -272,6 +270,11 @@ impl Policy {
         indexes.filter_map(|&at| self.indexes.get(usize::from(at)).copied()).max().unwrap_or(0)
     }
 
+    /// Whether a version may be installed at all.
+    pub(super) fn allows(&self, universe: &Universe<'_>, version: VersionId) -> bool {
+        self.priority(universe, version) > 0
+    }
+
     /// A package's candidate.
     pub(super) fn candidate(&self, universe: &Universe<'_>, package: PackageId) -> Option<VersionId> {
         let mut best = (0, None);
@@ -285,33 +288,47 @@ impl Policy {
     }
 }
 
-/// The packages that a pin's `Package` word means: a name, a glob or a `/regular expression/`,
-/// perhaps with an architecture; without one the native.
-fn pinned_packages(universe: &Universe<'_>, word: &str) -> Result<Vec<PackageId>> {
+/// All versions of the packages that a pin's `Package` word means: a name, a glob or a `/regular expression/`,
+/// perhaps with an architecture, without one the native; of sources where it starts with `src:`.
+fn pinned_versions(universe: &Universe<'_>, word: &str) -> Result<Vec<VersionId>> {
+    let (of_source, word) = match word.strip_prefix("src:") {
+        Some(word) => (true, word),
+        None => (false, word),
+    };
     let (name, architecture) = match word.rsplit_once(':') {
         Some((name, architecture)) if !name.is_empty() => (name, architecture),
         _ => (word, "native"),
     };
-    let wanted = |package: PackageId| match architecture {
+    let wanted = |package: &PackageId| match architecture {
         "any" => true,
-        "native" => universe.package(package).architecture == Architecture::NATIVE,
-        name => universe.find_architecture(name.as_bytes()) == Some(universe.package(package).architecture),
+        "native" => universe.package(*package).architecture == Architecture::NATIVE,
+        name => universe.find_architecture(name.as_bytes()) == Some(universe.package(*package).architecture),
     };
-    if !name.contains(['*', '[', '?']) && !(name.len() > 1 && name.starts_with('/') && name.ends_with('/')) {
-        let group = universe.find_name(name.as_bytes()).into_iter();
-        return Ok(group.flat_map(|group| universe.siblings(group)).filter(|&p| wanted(p)).collect());
+    let is_expression = name.len() > 1 && name.starts_with('/') && name.ends_with('/');
+    let is_pattern = is_expression || name.contains(['*', '[', '?']);
+    let pattern = if is_pattern { Some(TextMatcher::new(name)?) } else { None };
+    let fits = |text: &[u8]| match &pattern {
+        Some(pattern) => pattern.matches(&String::from_utf8_lossy(text)),
+        None => text == name.as_bytes(),
+    };
+    let versions_of = |package| universe.versions(package);
+    if of_source {
+        let all = universe.package_ids().filter(wanted).flat_map(versions_of);
+        return Ok(all.filter(|&version| fits(source_of(universe, version))).collect());
     }
-    if name.starts_with("src:") {
-        return Err(Error::input(format_args!("{word:?}: patterns of source packages are not supported"))
-            .hint("name the binary packages"));
+    if is_pattern {
+        let named = universe.package_ids().filter(|&package| fits(universe.name(package)));
+        return Ok(named.filter(wanted).flat_map(versions_of).collect());
     }
-    let pattern = TextMatcher::new(name)?;
-    Ok(universe
-        .names()
-        .filter(|(_, name)| pattern.matches(&String::from_utf8_lossy(name)))
-        .flat_map(|(group, _)| universe.siblings(group))
-        .filter(|&package| wanted(package))
-        .collect())
+    let siblings = universe.find_name(name.as_bytes()).into_iter().flat_map(|g| universe.siblings(g));
+    Ok(siblings.filter(wanted).flat_map(versions_of).collect())
+}
+
+/// The name of the source package that a version was built from.
+fn source_of<'a>(universe: &Universe<'a>, version: VersionId) -> &'a [u8] {
+    let version = universe.version(version);
+    let source = deb822::field(version.stanza, "Source").unwrap_or(universe.name(version.package));
+    source.split(u8::is_ascii_whitespace).next().unwrap_or(source)
 }
 
 #[cfg(test)]

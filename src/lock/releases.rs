@@ -223,7 +223,9 @@ impl Attempt<'_> {
             }
         }
         let origins = &self.place.origins;
-        if !origins.is_empty() && !origins.iter().any(|origin| origin.eq_ignore_ascii_case(&release.origin)) {
+        // "Debian", and "Debian Backports".
+        let word = release.origin.split(' ').next().unwrap_or_default();
+        if !origins.is_empty() && !origins.iter().any(|origin| origin.eq_ignore_ascii_case(word)) {
             return Err(Error::input(format!(
                 "repository {name}: {uri} belongs to {:?}, not to this machine's distribution ({})",
                 release.origin,
@@ -237,6 +239,7 @@ impl Attempt<'_> {
     /// Refuses what has expired or is of the future, unless the manifest says not to look.
     fn check_dates(&self, release: &Release) -> Result<()> {
         if !self.place.check_valid_until {
+            self.note_expired(release);
             return Ok(());
         }
         let name = &self.repository.name;
@@ -262,6 +265,20 @@ impl Attempt<'_> {
             (None, None) if !self.place.trusted => Err(Error::input(format!("{about} has no date"))
                 .hint(format!("for an archive without dates: check-valid-until = false in [repos.{name}]"))),
             _ => Ok(()),
+        }
+    }
+
+    /// Says what is let pass, where it was the host's apt that said so and not the manifest.
+    fn note_expired(&self, release: &Release) {
+        let end = release.valid_until.filter(|end| *end < now());
+        if let Some(end) = end.filter(|_| self.repository.check_valid_until) {
+            let uri = uri::shown(&self.place.uri);
+            let message = format!(
+                "the Release file of {} at {uri} expired on {}; it is used since this machine's apt is told not to mind",
+                self.suite,
+                shown_day(end)
+            );
+            self.surroundings.reporter.note(&self.repository.name, message);
         }
     }
 

@@ -5,7 +5,7 @@
 //! leaving out what the request names itself; then the requested packages in the request's order.
 //! Unlike apt's, names are only names: no task (`name^`), pattern or regular expression.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     index::Index,
@@ -25,6 +25,10 @@ pub(super) struct Selection {
     pub(super) install: Vec<VersionId>,
     /// What must not be installed.
     pub(super) absent: Vec<PackageId>,
+    /// The versions among them that were asked for as such.
+    pub(super) exact: Vec<VersionId>,
+    /// Why each of their packages is to be installed: "requested", "essential", "required".
+    pub(super) why: HashMap<PackageId, String>,
     /// Versions chosen by suite: their dependencies may need versions of that suite too.
     by_release: Vec<(VersionId, Matcher)>,
 }
@@ -61,14 +65,24 @@ pub(super) fn select(
         }
     }
     let named: HashSet<PackageId> = wanted.iter().map(|&(_, id)| id).collect();
-    selection.install = implied(marking, request, &named);
+    for (version, why) in implied(marking, request, &named) {
+        selection.why.insert(marking.universe.version(version).package, why);
+        selection.install.push(version);
+    }
     for (package, id) in wanted {
         if package.constraint == Constraint::Absent {
             selection.absent.push(id);
             continue;
         }
         match choose(marking, indexes, package, id, &mut selection) {
-            Ok(version) => selection.install.push(version),
+            Ok(version) => {
+                let id = marking.universe.version(version).package;
+                selection.why.insert(id, "requested".to_owned());
+                selection.install.push(version);
+                if package.constraint != Constraint::Any {
+                    selection.exact.push(version);
+                }
+            }
             Err(Choice::Broken(error)) => return Err(error.context(&package.name)),
             Err(Choice::None(message, hint)) => problems.add(message, hint),
         }
@@ -82,9 +96,13 @@ pub(super) fn select(
 }
 
 /// The essential packages and those of the wanted priorities, by name.
-fn implied(marking: &Marking<'_, '_>, request: &Request, named: &HashSet<PackageId>) -> Vec<VersionId> {
+fn implied(
+    marking: &Marking<'_, '_>,
+    request: &Request,
+    named: &HashSet<PackageId>,
+) -> Vec<(VersionId, String)> {
     let universe = marking.universe;
-    let mut implied: Vec<VersionId> = Vec::new();
+    let mut implied = Vec::new();
     for package in universe.package_ids() {
         if universe.package(package).architecture != Architecture::NATIVE || named.contains(&package) {
             continue;
@@ -95,11 +113,13 @@ fn implied(marking: &Marking<'_, '_>, request: &Request, named: &HashSet<Package
         let essential =
             request.essential && universe.package(package).essential && field("Essential") == Some(b"yes");
         let priority = field("Priority").unwrap_or_default();
-        if essential || request.priority.iter().any(|wanted| wanted.as_bytes() == priority) {
-            implied.push(candidate);
+        if essential {
+            implied.push((candidate, "essential".to_owned()));
+        } else if let Some(priority) = request.priority.iter().find(|name| name.as_bytes() == priority) {
+            implied.push((candidate, format!("of priority {priority}")));
         }
     }
-    implied.sort_by_key(|&version| universe.name(universe.version(version).package));
+    implied.sort_by_key(|&(version, _)| universe.name(universe.version(version).package));
     implied
 }
 
@@ -122,13 +142,13 @@ fn find_package(universe: &Universe<'_>, full_name: &str) -> Result<PackageId, S
     if let Some(id) = found.filter(exists) {
         return Ok(id);
     }
-    if let (Some(architecture), Some(group)) = (architecture, group) {
-        if universe.preferred(group, true).as_ref().is_some_and(exists) {
-            return Err(format!(
-                "there is {name}, but not of {architecture}: ask for {name}, or list the repository's \
-                 {architecture} packages"
-            ));
-        }
+    if let (Some(architecture), Some(group)) = (architecture, group)
+        && universe.preferred(group, true).as_ref().is_some_and(exists)
+    {
+        return Err(format!(
+            "there is {name}, but not of {architecture}: ask for {name}, or list the repository's \
+             {architecture} packages"
+        ));
     }
     Err(match near_names(universe, name) {
         near if near.is_empty() => {
@@ -352,7 +372,7 @@ impl ReleaseSwitch<'_, '_, '_> {
 
     fn switch_one(&mut self, group: &[DependencyId]) -> bool {
         let universe = self.marking.universe;
-        for &dependency in group {
+        for (at, &dependency) in group.iter().enumerate() {
             let data = universe.dependency(dependency);
             if data.constraint.is_none() {
                 continue;
@@ -371,10 +391,13 @@ impl ReleaseSwitch<'_, '_, '_> {
             if self.follow(version) {
                 return true;
             }
-            if let Some(old) = old {
-                self.marking.set_candidate(old);
+            // apt leaves the last alternative switched, though it did not help; so do we.
+            if at + 1 < group.len() {
+                if let Some(old) = old {
+                    self.marking.set_candidate(old);
+                }
+                self.switched.pop();
             }
-            self.switched.pop();
         }
         false
     }

@@ -7,7 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::signature::{KeySource, below};
+use super::{
+    apt_configuration::AptConfiguration,
+    signature::{KeySource, below},
+};
 use crate::{
     acquire::uri,
     artefacts::Repository,
@@ -77,7 +80,12 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
         .iter()
         .map(|suite| {
             let candidates = candidates(suite, repository, &sources);
-            let mut places: Vec<Place> = candidates
+            // Third parties use the distribution's names for suites of their own: where several
+            // sources name one, only the distribution's counts. Were the others a way out when it
+            // fails, whoever breaks its mirror could make us take theirs.
+            let first = candidates.first().map(|(source, ..)| *source);
+            let ambiguous = candidates.iter().any(|&(source, _, named)| named && Some(source) != first);
+            let places: Vec<Place> = candidates
                 .iter()
                 .map(|&(source, uri, named)| {
                     let keys = match (own_keys.is_empty(), source.keys.is_empty()) {
@@ -89,13 +97,13 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
                         uri: uri.clone(),
                         keys,
                         fingerprints: source.fingerprints.clone(),
-                        check_valid_until: repository.check_valid_until && source.check_valid_until,
+                        check_valid_until: repository.check_valid_until
+                            && source.check_valid_until != Some(false),
                         trusted: repository.trusted || source.trusted,
-                        origins: if named { Vec::new() } else { origins.clone() },
+                        origins: if named && !ambiguous { Vec::new() } else { origins.clone() },
                     }
                 })
                 .collect();
-            prefer_the_distribution(&mut places, &origins);
             if places.is_empty() {
                 let kind = if is_security(suite) { "security " } else { "" };
                 return Err(Error::input(format!(
@@ -110,16 +118,6 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
             Ok(Suite { name: suite.clone(), places })
         })
         .collect()
-}
-
-/// Third parties use the distribution's names for suites of their own. Where several places are
-/// named for one suite, those that turn out to be the distribution's go first.
-fn prefer_the_distribution(places: &mut Vec<Place>, origins: &[String]) {
-    let named: Vec<Place> = places.iter().filter(|place| place.origins.is_empty()).cloned().collect();
-    if named.len() > 1 && !origins.is_empty() {
-        let ours = named.iter().map(|place| Place { origins: origins.to_vec(), ..place.clone() });
-        places.splice(0..0, ours);
-    }
 }
 
 /// The URIs of a repository, for getting its packages: each once, credentials included.
@@ -219,7 +217,7 @@ struct Source {
     keys: Vec<KeySource>,
     fingerprints: Vec<String>,
     trusted: bool,
-    check_valid_until: bool,
+    check_valid_until: Option<bool>,
 }
 
 impl Source {
@@ -269,6 +267,12 @@ fn read(root: &Path) -> Result<Vec<Source>> {
         })?;
         sources.extend(found);
     }
+    // What apt was told for all its sources; a source's own option went before.
+    let configuration = AptConfiguration::read(root);
+    let for_all = !configuration.get("Acquire::Check-Valid-Until").is_some_and(is_no);
+    for source in &mut sources {
+        source.check_valid_until.get_or_insert(for_all);
+    }
     // Other transports (cdrom:, mirror+…:) are apt's own.
     for source in &mut sources {
         source.uris.retain(|uri| uri::is_supported(uri));
@@ -287,7 +291,7 @@ fn read_lines(text: &str, root: &Path) -> std::result::Result<Vec<Source>, Malfo
         let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '['])) else {
             continue; // deb-src, or nothing
         };
-        let mut source = Source { check_valid_until: true, ..Source::default() };
+        let mut source = Source::default();
         let rest = rest.trim_start();
         let rest = match rest.strip_prefix('[') {
             None => rest,
@@ -347,7 +351,6 @@ fn stanza(fields: &[(String, String)], root: &Path) -> Option<Source> {
         uris: words("uris"),
         suites: words("suites"),
         components: words("components"),
-        check_valid_until: true,
         ..Source::default()
     };
     for name in ["signed-by", "trusted", "check-valid-until"] {
@@ -361,7 +364,8 @@ fn source_option(source: &mut Source, name: &str, value: &str, root: &Path) {
     match name.to_ascii_lowercase().as_str() {
         "signed-by" => source.signed_by(value, root),
         "trusted" => source.trusted = is_yes(value),
-        "check-valid-until" => source.check_valid_until = !is_no(value),
+        "check-valid-until" if is_no(value) => source.check_valid_until = Some(false),
+        "check-valid-until" if is_yes(value) => source.check_valid_until = Some(true),
         _ => {}
     }
 }
@@ -452,8 +456,7 @@ Components: main
         let both =
             |named| vec![("http://mirror.example/debian", named), ("http://second.example/debian/", named)];
         let security = "http://mirror.example/debian-security";
-        // Of several that are named, those that are the distribution's come first.
-        assert_eq!(places(&suites, "bookworm"), [both(false), both(true)].concat());
+        assert_eq!(places(&suites, "bookworm"), both(true));
         assert_eq!(places(&suites, "bookworm-backports"), both(false));
         assert_eq!(places(&suites, "trixie"), both(false));
         assert_eq!(places(&suites, "bookworm-security"), [(security, true)]);
@@ -485,6 +488,10 @@ deb cdrom:[Debian]/ bookworm main
         assert_eq!(places(&suites, "bookworm"), [("http://mirror.example/debian", true)]);
         assert_eq!(places(&suites, "sid"), [("http://mirror.example/debian", false)]);
         assert_eq!(suites[1].places[0].origins, ["raspbian", "debian"]);
+        // Where two name it, it must be the distribution's.
+        let ambiguous = locate(&repository(&["bookworm"], &["main", "stable"]), root.path()).unwrap();
+        let both = [("http://mirror.example/debian", false), ("http://other.example/debian", false)];
+        assert_eq!(places(&ambiguous, "bookworm"), both);
         let third = locate(&repository(&["bookworm"], &["stable"]), root.path()).unwrap();
         assert_eq!(places(&third, "bookworm"), [("http://other.example/debian", true)]);
         let place = &third[0].places[0];
@@ -507,6 +514,19 @@ deb cdrom:[Debian]/ bookworm main
         assert_eq!(suites[0].places[0].keys, [KeySource::Armoured(key.into())]);
         let names: Vec<String> = host_keyrings(root.path()).iter().map(ToString::to_string).collect();
         assert!(names.iter().any(|name| name.ends_with("etc/apt/trusted.gpg.d/a.asc")), "{names:?}");
+    }
+
+    #[test]
+    fn apt_was_told_not_to_look_at_valid_until() {
+        let list = "deb http://a.example/debian bookworm main\n\
+                    deb [check-valid-until=yes] http://b.example/debian trixie main\n";
+        let root = host(&[
+            ("etc/apt/sources.list", list),
+            ("etc/apt/apt.conf.d/90snapshot", "Acquire::Check-Valid-Until \"no\";"),
+        ]);
+        let suites = locate(&repository(&["bookworm", "trixie"], &["main"]), root.path()).unwrap();
+        let checked: Vec<bool> = suites.iter().map(|suite| suite.places[0].check_valid_until).collect();
+        assert_eq!(checked, [false, true]);
     }
 
     #[test]
@@ -538,6 +558,14 @@ deb cdrom:[Debian]/ bookworm main
             let bad = host(&[(file, text)]);
             let error = locate(&repository(&["bookworm"], &["main"]), bad.path()).unwrap_err();
             assert!(error.to_string().ends_with(message), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_text_is_no_panic(text in "(deb |\\[|\\]|\n| |#|Types: deb|URIs:|Suites: |=|[a-z:/é]){0,40}") {
+            let _ = read_lines(&text, Path::new("/"));
+            let _ = read_stanzas(&text, Path::new("/"));
         }
     }
 }

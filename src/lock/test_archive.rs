@@ -17,6 +17,7 @@ use sequoia_openpgp::{
     types::HashAlgorithm,
 };
 
+use super::signature::Keyring;
 use crate::digest::Sha256;
 
 /// Whether a test of a tier may run. A skip prints its reason, and is a failure where
@@ -173,9 +174,20 @@ pub(crate) fn date(offset: i64) -> String {
     )
 }
 
-/// All of a keyring's keys in binary form, for gpgv.
-pub(crate) fn binary(certs: &[Cert]) -> Vec<u8> {
-    let mut out = Vec::new();
-    certs.iter().for_each(|cert| cert.serialize(&mut out).unwrap());
-    out
+/// gpgv's verdict on an InRelease file, and the text that it says was signed.
+pub(crate) fn gpgv(bytes: &[u8], keyring: &Keyring) -> Option<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut keys = Vec::new();
+    keyring.certificates().iter().for_each(|cert| cert.serialize(&mut keys).unwrap());
+    std::fs::write(path("keyring.gpg"), keys).unwrap();
+    std::fs::write(path("InRelease"), bytes).unwrap();
+    let mut command = std::process::Command::new("gpgv");
+    command.arg("--homedir").arg(folder.path()).arg("--keyring").arg(path("keyring.gpg"));
+    command.arg("--status-fd=1").arg("--output").arg(path("text")).arg(path("InRelease"));
+    let output = command.output().unwrap();
+    // As apt does, one good signature is enough, whatever gpgv's exit status says of the others.
+    let status = String::from_utf8_lossy(&output.stdout).into_owned();
+    let good = status.contains("\n[GNUPG:] GOODSIG ") && status.contains("[GNUPG:] VALIDSIG ");
+    good.then(|| std::fs::read(path("text")).unwrap())
 }

@@ -47,20 +47,20 @@ pub(super) fn fetch_locked(session: &Session<'_>, images: &[(&Image, &Lockfile)]
         };
         let repositories = repositories(images.iter().flat_map(|(image, _)| &image.request.repositories))?;
         let packages: Vec<&LockedPackage> = wanted.into_values().collect();
-        let make_sink = || Ok(Box::new(Pool(Ingester::new(&session.repo)?)) as Box<dyn DebSink>);
+        let make_sink = || Ok(Box::new(Pool(Ingester::new(&session.repo)?)) as Box<dyn DebSink + '_>);
         run(session, &name, &repositories, &acquire, &packages, &make_sink)?;
     }
     images.iter().try_for_each(|(image, _)| tools::fetch(session, image, &acquire))
 }
 
 /// Downloads packages into sinks.
-pub(super) fn run(
-    session: &Session<'_>,
-    name: &str,
-    repositories: &[(String, Vec<String>)],
-    acquire: &Acquire<'_>,
+pub(super) fn run<'a>(
+    session: &'a Session<'_>,
+    name: &'a str,
+    repositories: &'a [(String, Vec<String>)],
+    acquire: &'a Acquire<'_>,
     packages: &[&LockedPackage],
-    make_sink: &(dyn Fn() -> Result<Box<dyn DebSink>> + Sync),
+    make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink + 'a>> + Sync),
 ) -> Result<()> {
     let fetch = Fetch {
         image: name,

@@ -19,6 +19,9 @@ use crate::{
 /// The commit's metadata that says what stage 2 was made from, besides the composed tree.
 const STAGE_TWO_KEY: &str = "treestrap.stage-two";
 
+/// What `run` runs if nothing is named: bash where there is one.
+const SHELL: [&str; 3] = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -l; fi; exec /bin/sh"];
+
 /// Stage 2.
 pub fn configure(session: &Session<'_>, image: &Image, options: &StageTwo) -> Result<Committed> {
     let name = &image.request.image;
@@ -149,7 +152,7 @@ pub fn run(
     let emulator = tools::emulator(session, None, &record.architecture, &store)?;
     let base = base(session, commit)?;
     let command = match command {
-        [] => vec![b"/bin/bash".to_vec(), b"-l".to_vec()],
+        [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(|word| word.clone().into_vec()).collect(),
     };
     let run = configure::Run { command, changes, debug: session.debug, requirements: &requirements };

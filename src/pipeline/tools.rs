@@ -131,7 +131,8 @@ pub(super) fn fetch(session: &Session<'_>, image: &Image, acquire: &Acquire<'_>)
     let paths = ["-static", ""].map(|suffix| format!("usr/bin/qemu-{}{suffix}", foreign.name)).to_vec();
     let make_sink = || {
         let (reference, paths) = (reference.clone(), paths.clone());
-        Ok(Box::new(Program { store: Store::open(&session.repo)?, reference, paths }) as Box<dyn DebSink>)
+        Ok(Box::new(Program { store: Store::open(&session.repo)?, reference, paths })
+            as Box<dyn DebSink + '_>)
     };
     let repositories = pool::repositories(image.request.repositories.iter())?;
     pool::run(session, name, &repositories, acquire, &[&package], &make_sink)

@@ -139,7 +139,7 @@ impl Store {
             .ok_or_else(|| Error::input(format!("{} has no ref {reference}", self.path.display())))
     }
 
-    /// The refs below a prefix (whole components of a name) with their commits, sorted.
+    /// The refs below a prefix (whole components of a name; empty: all) with their commits, sorted.
     ///
     /// # Errors
     /// If the repository cannot be read.
@@ -147,7 +147,7 @@ impl Store {
         use ostree::RepoListRefsExtFlags as Flags;
         let refs = self
             .repo
-            .list_refs_ext(Some(prefix), Flags::NONE, gio::Cancellable::NONE)
+            .list_refs_ext((!prefix.is_empty()).then_some(prefix), Flags::NONE, gio::Cancellable::NONE)
             .map_err(|error| self.foreign(error))?;
         let mut result =
             refs.into_iter().map(|(name, commit)| Ok((name, commit.parse()?))).collect::<Result<Vec<_>, _>>();

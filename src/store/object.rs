@@ -87,15 +87,14 @@ impl Store {
             .ok_or_else(|| corrupt("file", checksum))
     }
 
-    /// The target of a symbolic link's object: a file that libostree ends with a NUL
-    /// (`create_symlink_nofollow` and `bare-user` in its ostree-repo-commit.c).
-    ///
-    /// # Errors
-    /// If there is no such object.
+    /// The target of an object that is a symbolic link: bare-user keeps it as a file's content, with
+    /// a NUL at its end.
     pub(super) fn link_target(&self, checksum: Sha256) -> Result<Vec<u8>> {
         let path = self.object_path(checksum);
         let mut target = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        target.pop_if(|last| *last == 0);
+        if target.last() == Some(&0) {
+            target.pop();
+        }
         Ok(target)
     }
 

@@ -49,10 +49,14 @@ pub struct PackageRecord {
     pub scripts: Vec<String>,
     /// The text of its `.list` file.
     pub list: String,
+    /// The text of its `.md5sums` file if that was made as dpkg makes it, because the deb has none.
+    pub made_md5sums: Option<String>,
     /// Symbolic links: path and target.
     pub symlinks: Vec<(String, String)>,
     /// Groups of paths that are hard links of one file.
     pub hard_links: Vec<Vec<String>>,
+    /// When its newest file was changed, in seconds since 1970.
+    pub newest: u64,
     /// Bytes in its files.
     pub bytes: u64,
 }

@@ -96,6 +96,17 @@ pub(crate) fn ignore_signals(signals: &[i32]) {
     signals.iter().for_each(|&signal| set_disposition(signal, libc::SIG_IGN));
 }
 
+/// Ignores a signal while `action` runs.
+pub(crate) fn while_ignoring(signal: i32, action: impl FnOnce()) {
+    // SAFETY: SIG_IGN runs no code of ours.
+    let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
+    action();
+    if before != libc::SIG_ERR {
+        // SAFETY: puts back what was there a moment ago.
+        unsafe { libc::signal(signal, before) };
+    }
+}
+
 /// All signals as a new program expects them: default disposition, none blocked.
 pub(crate) fn reset_signals() {
     (1..=libc::SIGRTMAX()).for_each(|signal| set_disposition(signal, libc::SIG_DFL));

@@ -60,6 +60,17 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
             missing.push((what, format!("{error}{hint}")));
         }
     }
+    if let Some(why) = crate::foreign::no_binfmt() {
+        missing.push(("binfmt", why));
+    }
+    if let Some(why) = crate::foreign::no_archive() {
+        missing.push(("archive", why));
+    }
+    let host = qemu::host().expect("a port of Debian");
+    let i386 = qemu::find("i386").expect("known");
+    if !qemu::runs_natively(host, i386, &std::env::temp_dir()).expect("tried") {
+        missing.push(("i386", "this kernel does not run i386 programs".to_owned()));
+    }
     if nix::unistd::geteuid().is_root() {
         missing.push(("process-limit", "the kernel exempts the host's root from it".to_owned()));
     }

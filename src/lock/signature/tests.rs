@@ -1,14 +1,11 @@
 //! Signatures: every way to be wrong, and gpgv as the oracle.
 
-use std::{
-    process::Command,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use sequoia_openpgp::types::HashAlgorithm;
 
 use super::*;
-use crate::lock::test_archive::{Key, Signing, binary, detached, inline, may_run, no_gpgv};
+use crate::lock::test_archive::{Key, Signing, detached, gpgv, inline, may_run, no_gpgv};
 
 const TEXT: &str = "Origin: Test\nSuite: stable\n- dashed\n-----BEGIN nothing\n  indented\n\nlast line\n";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -22,22 +19,6 @@ fn keyring(keys: &[&Key]) -> Keyring {
 
 fn verify(bytes: &[u8], keyring: &Keyring) -> Result<String> {
     verify_inline(bytes, keyring, keyring.sources(), ABOUT)
-}
-
-/// gpgv's verdict on an InRelease file, and the text that it says was signed.
-fn gpgv(bytes: &[u8], keyring: &Keyring) -> Option<Vec<u8>> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    std::fs::write(path("keyring.gpg"), binary(keyring.certificates())).unwrap();
-    std::fs::write(path("InRelease"), bytes).unwrap();
-    let mut command = Command::new("gpgv");
-    command.arg("--homedir").arg(folder.path()).arg("--keyring").arg(path("keyring.gpg"));
-    command.arg("--status-fd=1").arg("--output").arg(path("text")).arg(path("InRelease"));
-    let output = command.output().unwrap();
-    // As apt does, one good signature is enough, whatever gpgv's exit status says of the others.
-    let status = String::from_utf8_lossy(&output.stdout).into_owned();
-    let good = status.contains("\n[GNUPG:] GOODSIG ") && status.contains("[GNUPG:] VALIDSIG ");
-    good.then(|| std::fs::read(path("text")).unwrap())
 }
 
 #[test]
@@ -238,5 +219,35 @@ fn gpgv_agrees() {
             // which differs; but whoever accepts must have seen what was signed.
             assert!(verdicts.iter().flatten().all(|text| text == TEXT), "byte {position}");
         }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(128))]
+
+    /// Whatever is done to a signed file, what is taken for signed is what was signed.
+    #[test]
+    fn only_what_was_signed_comes_out(
+        edits in proptest::collection::vec((0usize..2000, 0usize..40, "(\\PC|\n|-|Hash: SHA512\n){0,8}"), 1..4)
+    ) {
+        use std::sync::LazyLock;
+        static SIGNED: LazyLock<(Keyring, String)> = LazyLock::new(|| {
+            let key = Key::new("key");
+            let text = String::from_utf8(inline(TEXT, &[&key], &Signing::default())).unwrap();
+            (keyring(&[&key]), text)
+        });
+        let (trusted, text) = &*SIGNED;
+        let mut bytes = text.clone().into_bytes();
+        for (position, length, new) in edits {
+            let begin = position % bytes.len();
+            let end = (begin + length).min(bytes.len());
+            bytes.splice(begin..end, new.into_bytes());
+        }
+        if let Ok(accepted) = verify(&bytes, trusted) {
+            proptest::prop_assert_eq!(accepted, TEXT);
+        }
+        // Nothing here panics on foreign bytes either.
+        let _ = verify_detached(TEXT.into(), &bytes, trusted, &[], ABOUT);
+        let _ = certificates(&bytes);
     }
 }
