@@ -203,8 +203,7 @@ impl<'a> Scripts<'a> {
         if wanting.is_empty() {
             return Ok(());
         }
-        let message = format!("dpkg could not configure {}", wanting.join(" "));
-        Err(Error::input(message).context(self.inputs.composed.image.clone()))
+        Err(Error::input(format!("dpkg could not configure {}", wanting.join(" "))))
     }
 
     /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
@@ -250,14 +249,15 @@ impl<'a> Scripts<'a> {
     }
 
     fn failure(&self, package: &str, what: &str, how: &str) -> Error {
-        failure(self.inputs, &self.journal, package, &format!("{what} {how}"))
+        failure(&self.journal, package, &format!("{what} {how}"))
     }
 }
 
 /// The error of a failed script: package, what happened, the last lines, the log.
-fn failure(inputs: &Inputs<'_>, journal: &Journal, package: &str, what: &str) -> Error {
-    let mut message = format!("{}: package {package}: {what}", inputs.composed.image);
+fn failure(journal: &Journal, package: &str, what: &str) -> Error {
+    let mut message = format!("package {package}: {what}");
     let tail = journal.tail();
+    let disk_full = tail.iter().any(|line| line.contains("No space left on device"));
     if !tail.is_empty() {
         message.push_str("\n  its last lines:");
     }
@@ -266,6 +266,11 @@ fn failure(inputs: &Inputs<'_>, journal: &Journal, package: &str, what: &str) ->
         message.push_str(&line);
     }
     message.push_str(&format!("\n  the whole log: {}", journal.path().display()));
+    if disk_full {
+        // Not the package's fault (ENOSPC, as the C library words it in every locale of ours).
+        let hint = "free some space (df -h), then run the same command again: what was done before is kept";
+        return Error::machine(message).hint(hint);
+    }
     Error::input(message)
 }
 
@@ -343,14 +348,14 @@ impl Follower<'_> {
     fn follow(mut self, said: &Receiver<Said>, over: &Receiver<()>, failures: &mut Vec<Error>) -> Result<()> {
         loop {
             match said.recv_timeout(AFTERMATH) {
-                Ok(Said::Output(line)) => self.journal.line(&line)?,
+                Ok(Said::Output(line)) => self.output(&line)?,
                 Ok(Said::Status(line)) => match status_fd::parse(&line) {
                     Some(Line::Error { package, message }) => {
                         // What the script printed came before, but through another pipe.
                         while let Ok(Said::Output(line)) = said.recv_timeout(STRAGGLING) {
-                            self.journal.line(&line)?;
+                            self.output(&line)?;
                         }
-                        failures.push(failure(self.inputs, self.journal, package, message));
+                        failures.push(failure(self.journal, package, message));
                     }
                     Some(line) => self.status(&line),
                     None => {}
@@ -366,12 +371,18 @@ impl Follower<'_> {
         }
     }
 
+    /// A line of output. dpkg's own headings tell where a package's begin: they come through the same
+    /// pipe as what scripts print, which its status lines do not.
+    fn output(&mut self, line: &str) -> Result<()> {
+        if line.starts_with("Setting up ") || line.starts_with("Processing triggers for ") {
+            self.journal.next_package();
+        }
+        self.journal.line(line)
+    }
+
     fn status(&mut self, line: &Line<'_>) {
         match *line {
-            Line::Processing { package, .. } => {
-                self.journal.next_package();
-                self.seconds.begin(package);
-            }
+            Line::Processing { package, .. } => self.seconds.begin(package),
             Line::Status { package, status: "installed" } => {
                 self.seconds.installed.insert(package.to_owned());
                 self.reporter.event(Event::Progress {

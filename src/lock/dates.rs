@@ -16,6 +16,12 @@ pub(super) fn day(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// `2026-11-04 07:12:47 UTC` for seconds since the epoch.
+pub(super) fn moment(seconds: i64) -> String {
+    let second = seconds.rem_euclid(86_400);
+    format!("{} {:02}:{:02}:{:02} UTC", day(seconds), second / 3600, second / 60 % 60, second % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +37,6 @@ mod tests {
         ] {
             assert_eq!(day(seconds), text);
         }
+        assert_eq!(moment(1_709_251_199), "2024-02-29 23:59:59 UTC");
     }
 }

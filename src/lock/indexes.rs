@@ -23,7 +23,6 @@ use std::{
 };
 
 use super::{
-    dates::day,
     index::Index,
     releases::{Fetched, obtain_release},
     sources::{self, Suite},
@@ -451,11 +450,6 @@ pub(super) fn write_cached(path: &Path, content: &[u8]) -> Result<()> {
 /// Seconds since the epoch.
 pub(super) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
-}
-
-/// `2026-11-04`, for messages about a Release file's dates.
-pub(super) fn shown_day(seconds: i64) -> String {
-    day(seconds)
 }
 
 /// The folder of the cache that belongs to one release.

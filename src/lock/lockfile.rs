@@ -51,6 +51,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Lockfile> {
         return Err(fail(lines, "the lock ends within a line: it is cut off".to_owned()));
     }
     let stanzas = deb822::parse(text).map_err(|error| fail(error.line, error.message))?;
+    if stanzas.is_empty() {
+        return Err(fail(1, "the lock has no package".to_owned())); // but perhaps comments
+    }
     let mut packages = Vec::with_capacity(stanzas.len());
     let (mut request, mut count) = (None, None);
     for (at, (line, mut stanza)) in stanzas.into_iter().enumerate() {
@@ -266,6 +269,7 @@ SHA256: 464ce0515a6bd99ff3b862c5a772e51d912863db854bad074bd479815c9b50f8
             (FOREIGN[..FOREIGN.len() - 8].to_owned(), "cut off"),
             (cut.to_owned(), "1 of its 2 packages are there"),
             (String::new(), "image.lock:1: the lock is empty"),
+            ("# a comment\n".to_owned(), "image.lock:1: the lock has no package"),
             ("PK\u{3}\u{4}garbage\n".to_owned(), "image.lock:1: "),
         ] {
             let error = read(&text).expect_err(expected);

@@ -4,7 +4,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    indexes::{Surroundings, now, release_folder, shown_day, write_cached},
+    dates::{day, moment},
+    indexes::{Surroundings, now, release_folder, write_cached},
     signature::{About, Keyring, verify_detached, verify_inline},
     sources::{Place, Suite},
 };
@@ -251,12 +252,12 @@ impl Attempt<'_> {
         let now = now();
         match (release.date, release.valid_until) {
             (Some(date), _) if date > now + FUTURE => {
-                Err(Error::input(format!("{about} is of {}, which is still to come", shown_day(date)))
+                Err(Error::input(format!("{about} is of {}, which is still to come", moment(date)))
                     .hint("check the clock of this machine: date"))
             }
             (_, Some(end)) if end < now => Err(Error::input(format!(
                 "{about} expired on {}",
-                shown_day(end)
+                day(end)
             ))
             .hint(format!(
                 "the mirror is out of date, or this machine's clock is wrong; for an archive that no longer moves: \
@@ -276,7 +277,7 @@ impl Attempt<'_> {
             let message = format!(
                 "the Release file of {} at {uri} expired on {}; it is used since this machine's apt is told not to mind",
                 self.suite,
-                shown_day(end)
+                day(end)
             );
             self.surroundings.reporter.note(&self.repository.name, message);
         }
@@ -294,8 +295,8 @@ impl Attempt<'_> {
                 self.repository.name,
                 self.suite,
                 uri::shown(&self.place.uri),
-                date.map_or("no date".to_owned(), shown_day),
-                shown_day(newest)
+                date.map_or("no date".to_owned(), moment),
+                moment(newest)
             ))
             .hint(format!(
                 "the mirror lags behind: try again later, or name another in `uris`; if the archive was moved back on \

@@ -76,7 +76,7 @@ fn resolve(
         let indexes = obtain(session, request, &architectures(request), &acquire);
         (indexes, pinned.join().unwrap_or_else(|_| Err(Error::bug("the search for tools panicked"))))
     });
-    let lockfile = lock::resolve(request, &indexes?, previous).with_context(|| request.image.clone())?;
+    let lockfile = lock::resolve(request, &indexes?, previous)?;
     let written = write(&image.lock, &lockfile)?;
     if let Err(error) = pinned {
         // The image can be locked, fetched and composed without; configure says so again if it must.
@@ -95,7 +95,7 @@ pub(super) fn obtain(
     let cache = session.cache.as_path();
     let surroundings =
         indexes::Surroundings { root: Path::new("/"), cache, acquire, reporter: session.reporter };
-    indexes::obtain(request, architectures, &surroundings).with_context(|| request.image.clone())
+    indexes::obtain(request, architectures, &surroundings)
 }
 
 /// The image's own architecture, then those that requested packages name (`libc6:i386`).

@@ -102,11 +102,10 @@ pub fn compose(session: &Session<'_>, image: &Image) -> Result<Composed> {
 /// Stage 1, for a lock that was read.
 fn compose_locked(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<Composed> {
     let request = &image.request;
-    let ingested = pool::ingested(session, lockfile).with_context(|| request.image.clone())?;
+    let ingested = pool::ingested(session, lockfile)?;
     session.stage(&request.image, Stage::Compose, Some(lockfile.packages.len() as u64), "packages", || {
         let store = Store::open(&session.repo)?;
-        let composed = compose::compose(&store, &request.image, &request.architecture, &ingested, None)
-            .with_context(|| request.image.clone())?;
+        let composed = compose::compose(&store, &request.image, &request.architecture, &ingested, None)?;
         let summary = format!("{} packages, {}", composed.packages.len(), composed.commit);
         Ok((composed, summary))
     })

@@ -64,7 +64,7 @@ pub(super) fn configure_composed(
     })?;
     session.stage(name, Stage::Commit, None, "changes", || {
         let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image)?)]);
-        let committed = adopting.0.commit(composed, &configured, &extra).with_context(|| name.clone())?;
+        let committed = adopting.0.commit(composed, &configured, &extra)?;
         configure::forget_kept(&session.kept(name))?;
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))

@@ -39,9 +39,9 @@ impl Foreign {
             qemu::host().ok_or_else(|| Error::machine("this machine's architecture is none of Debian's"))?;
         let target = qemu::find(architecture)
             .ok_or_else(|| Error::input(format!("{architecture} is no architecture of Debian")))?;
-        let scratch = session.work();
-        std::fs::create_dir_all(&scratch).with_context(|| format!("creating {}", scratch.display()))?;
-        if qemu::runs_natively(host, target, &scratch).map_err(Error::machine)? {
+        let scratch = &session.cache;
+        std::fs::create_dir_all(scratch).with_context(|| format!("creating {}", scratch.display()))?;
+        if qemu::runs_natively(host, target, scratch).map_err(Error::machine)? {
             return Ok(None);
         }
         let name = target
