@@ -21,7 +21,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether it reads from `AT_FLAGS` that it is told `argv[0]`: qemu commit 6e1c0d7b951e, in 6.0.
+    /// Whether it reads from `AT_FLAGS` that it is told `argv[0]` (linux-user/main.c, from 6.0 on).
     pub(crate) fn knows_preserved_argv0(&self) -> bool {
         self.major >= 6
     }

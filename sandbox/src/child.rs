@@ -70,7 +70,7 @@ fn set_up(plan: &Plan, folder: &Path) -> Result<(Inside, Option<OwnedFd>)> {
     .map_err(|error| error.at(Step::Namespaces))?;
     let mut degraded = Vec::new();
     let view = View::mount(plan, folder).map_err(|error| error.at(Step::Mounts))?;
-    if !view.volatile {
+    if plan.no_sync && !view.volatile {
         degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
     }
     let volatile = view.volatile;

@@ -74,15 +74,17 @@ impl View {
             let flags = MsFlags::MS_NODEV;
             mount(Some("sandbox"), &target, Some("overlay"), flags, Some(options))
         };
+        let failed = |errno| Error::system("mounting the overlay", errno).at(Step::Overlay);
         // `volatile` came with Linux 5.10, `userxattr` with 5.11; Debian's 5.10 has a patch of its own.
-        let volatile = match attempt(&format!("{options},volatile")) {
-            Ok(()) => true,
-            Err(Errno::EINVAL) => {
-                attempt(&options).doing("mounting the overlay").map_err(|error| error.at(Step::Overlay))?;
-                false
-            }
-            Err(errno) => return Err(Error::system("mounting the overlay", errno).at(Step::Overlay)),
-        };
+        let volatile =
+            match attempt(&if plan.no_sync { format!("{options},volatile") } else { options.clone() }) {
+                Ok(()) => plan.no_sync,
+                Err(Errno::EINVAL) if plan.no_sync => {
+                    attempt(&options).map_err(failed)?;
+                    false
+                }
+                Err(errno) => return Err(failed(errno)),
+            };
         Ok(View { root: open_path(&target)?, volatile })
     }
 

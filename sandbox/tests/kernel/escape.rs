@@ -197,7 +197,8 @@ fn syncs_cost_nothing() {
     let mut plan = tree.plan();
     plan.no_sync = false;
     let mut session = sandbox::Session::start(&plan).expect("a session");
-    assert!(!session.enforced().inside.no_sync);
+    let inside = &session.enforced().inside;
+    assert!(!inside.no_sync && !inside.volatile);
     assert!(
         output(&mut session, &calls(body))
             .starts_with("fsync EBADF\nfdatasync EBADF\nsyncfs EBADF\nsync 0\n")

@@ -93,11 +93,14 @@ fn again_as_user(arguments: &[String]) -> bool {
     for path in [folder.path(), &program] {
         fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("readable by others");
     }
+    // setpriv clears the environment, and env puts back what the tests look at.
+    let must_run = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
     let status = Host::new("setpriv")
-        .args(["--reuid", &user, "--regid", &group_of(&user), "--clear-groups", "--reset-env"])
+        .args(["--reuid", &user, "--regid", &group_of(&user), "--clear-groups", "--reset-env", "env"])
+        .arg(format!("TREESTRAP_TESTS_MUST_RUN={must_run}"))
+        .arg(format!("TREESTRAP_TEST_CACHE={}", crate::foreign::cache().display()))
         .arg(&program)
         .args(arguments)
-        .env("TREESTRAP_TESTS_MUST_RUN", std::env::var_os("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default())
         .current_dir("/")
         .status()
         .expect("setpriv starts");
