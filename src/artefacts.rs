@@ -118,7 +118,7 @@ pub struct LockedPackage {
     pub architecture: String,
     /// Where the deb is below a repository's URI.
     pub filename: String,
-    /// The deb's size in bytes.
+    /// The deb's size in bytes; 0 if the lock does not say (apt2ostree's do not).
     pub size: u64,
     /// The deb's SHA-256.
     pub sha256: Sha256,
@@ -129,6 +129,19 @@ pub struct LockedPackage {
 }
 
 impl LockedPackage {
+    /// More than any deb has: for those whose size the lock does not say.
+    const LARGEST: u64 = 8 << 30;
+
+    /// The deb's size in bytes, if the lock says it.
+    pub fn known_size(&self) -> Option<u64> {
+        (self.size != 0).then_some(self.size)
+    }
+
+    /// The most bytes that the deb may have.
+    pub fn most_bytes(&self) -> u64 {
+        self.known_size().unwrap_or(Self::LARGEST)
+    }
+
     /// `name_version_architecture`, as people and logs write a package.
     pub fn id(&self) -> String {
         format!("{}_{}_{}", self.name, self.version, self.architecture)

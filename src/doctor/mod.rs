@@ -5,6 +5,7 @@
 
 mod archives;
 mod folders;
+mod sandboxes;
 
 use std::path::PathBuf;
 
@@ -69,6 +70,7 @@ pub fn examine(subject: &Subject) -> Vec<Finding> {
     let mut findings = folders::repository(&subject.repo);
     findings.extend(folders::writable("cache", &subject.cache, "XDG_CACHE_HOME"));
     findings.extend(folders::writable("logs", &subject.state, "XDG_STATE_HOME"));
+    findings.extend(sandboxes::examine(&subject.repo));
     findings.extend(archives::examine(subject.manifest.as_ref(), &archives::Host::read()));
     findings
 }

@@ -148,9 +148,9 @@ impl Run<'_, '_> {
             what: format!("the package {}", package.id()),
             repository: package.repository.clone().unwrap_or_else(|| "(any)".to_owned()),
             uris,
-            size: Some(package.size),
+            size: package.known_size(),
             sha256: Some(package.sha256),
-            limit: package.size,
+            limit: package.most_bytes(),
         };
         let id = package.id();
         let mut counted = 0;

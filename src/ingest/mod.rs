@@ -81,7 +81,7 @@ impl Ingester {
     /// `Kind::Input`, naming the package, if the deb is not what the lock names, is corrupt, or has
     /// what dpkg would not unpack; `Kind::Machine` for a full disk; what `body` reports.
     pub fn ingest(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<IngestedPackage> {
-        let mut body = Measured { reader: body, hasher: sha2::Sha256::new(), count: 0, limit: package.size };
+        let mut body = Measured { reader: body, hasher: sha2::Sha256::new(), count: 0, limit: package.most_bytes() };
         let written = self.write(package, &mut body);
         let result = match written {
             Ok(result) => body.check(package).map(|()| result),
@@ -136,7 +136,7 @@ impl Ingester {
         check_identity(package, &control.name, &control.version, &control.architecture)?;
 
         let mut member = deb.data()?;
-        let data = Data::read(&mut member, &self.store, batch, package.size, !control.has("md5sums"))?;
+        let data = Data::read(&mut member, &self.store, batch, package.most_bytes(), !control.has("md5sums"))?;
         member.finish()?;
         deb.finish()?;
 
@@ -251,7 +251,7 @@ impl Read for Measured<'_> {
 impl Measured<'_> {
     /// Whether all that was read is the deb that the lock names.
     fn check(&self, package: &LockedPackage) -> Result<()> {
-        if self.count != self.limit {
+        if self.count != self.limit && package.known_size().is_some() {
             let more = if self.count > self.limit { "more" } else { "fewer" };
             return Err(Error::input(format!(
                 "the deb has {more} than the {} bytes of the lock",

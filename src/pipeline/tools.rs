@@ -4,7 +4,6 @@
 //! architecture. Of that package only the one program is kept, at `deb/tools/HOST/qemu-NAME/DEB`.
 
 use std::{
-    cmp::Ordering,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -15,12 +14,10 @@ use super::{Session, locks, pool};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
-    artefacts::{Image, LockedPackage, Lockfile},
+    artefacts::{Image, LockedPackage},
     configure::Emulator,
-    debian::{deb822, version},
     fetch::DebSink,
-    ingest,
-    lock::{index::Index, lockfile},
+    ingest, lock,
     store::Store,
 };
 
@@ -79,37 +76,12 @@ pub(super) fn lock(session: &Session<'_>, image: &Image, update: bool, acquire: 
         return Ok(());
     }
     let indexes = locks::obtain(session, &image.request, &[foreign.host.name.to_owned()], acquire)?;
-    let package = newest(&foreign, &indexes)?.ok_or_else(|| {
-        Error::input(format!(
-            "no repository of {} has qemu-user for {}",
-            image.request.image, foreign.host.name
-        ))
-        .hint("apt install qemu-user-static    or add a repository that has it")
-    })?;
-    locks::write(&path, &Lockfile { packages: vec![package], request: None }).map(|_| ())
-}
-
-/// The newest qemu-user of the suites that a system installs from without being told to.
-fn newest(foreign: &Foreign, indexes: &[Index]) -> Result<Option<LockedPackage>> {
-    let mut newest: Option<LockedPackage> = None;
-    for index in indexes.iter().filter(|index| !index.release.not_automatic) {
-        let wanted = qemu::packaged(foreign.target, &index.suite);
-        let rank = |stanza: &[u8]| {
-            let name = deb822::field(stanza, "Package")?;
-            wanted.iter().position(|emulator| emulator.package.as_bytes() == name)
-        };
-        let found = deb822::stanzas(&index.packages).filter_map(|stanza| Some((rank(stanza)?, stanza))).min();
-        if let Some((_, stanza)) = found {
-            let package = lockfile::entry(stanza, &index.repository, &index.suite)?;
-            let newer = newest.as_ref().is_none_or(|other: &LockedPackage| {
-                version::compare(&package.version, &other.version) == Ordering::Greater
-            });
-            if newer {
-                newest = Some(package);
-            }
-        }
-    }
-    Ok(newest)
+    // Which package has a static one differs between suites; the first suite decides.
+    let suite = indexes.first().map_or("", |index| index.suite.as_str());
+    let names: Vec<&str> =
+        qemu::packaged(foreign.target, suite).iter().map(|emulator| emulator.package).collect();
+    let lockfile = lock::resolve_tools(foreign.host.name, &[&names.join(" | ")], &indexes)?;
+    locks::write(&path, &lockfile).map(|_| ())
 }
 
 /// Gets the pinned emulator of a foreign image, unless it is there.

@@ -44,12 +44,12 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (
         &["sandbox"],
         // main, because the program is also the sandbox's helper, and must become that first of all.
-        &["src/configure/", "src/pipeline.rs", "src/doctor/", "src/main.rs", "sandbox/"],
+        &["src/configure/", "src/pipeline/", "src/doctor/", "src/main.rs", "sandbox/"],
         "configure translates Debian's rules into a sandbox plan",
     ),
     (
         &["qemu"],
-        &["src/configure/", "src/pipeline.rs", "src/doctor/", "qemu/"],
+        &["src/configure/", "src/pipeline/", "src/doctor/", "qemu/"],
         "configure brings emulation and sandbox together",
     ),
     (
@@ -373,7 +373,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("sandbox/src/child.rs", "unsafe { f() }", "unsafe code: it lives in sandbox/src/sys"),
     ("tests/cli.rs", "unsafe { f() }", "unsafe code: it lives in sandbox/src/sys"),
     // what is allowed
-    ("src/pipeline.rs", "use crate::{lock, fetch::Fetch}; use sandbox::Plan;", ""),
+    ("src/pipeline/", "use crate::{lock, fetch::Fetch}; use sandbox::Plan;", ""),
     (
         "src/lock/mod.rs",
         "use crate::lock::index; use super::debian; use self::fetch::x; let fetch = lock.fetch();",
