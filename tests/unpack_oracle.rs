@@ -33,6 +33,8 @@ use treestrap::{
 /// A deb and what its control file says.
 struct Deb {
     bytes: Vec<u8>,
+    /// Its control member, decompressed.
+    control: Vec<u8>,
     package: LockedPackage,
     essential: bool,
 }
@@ -44,6 +46,7 @@ impl Deb {
         fs::write(&path, &bytes).expect("a deb");
         let text = run(Command::new("dpkg-deb").arg("--field").arg(&path));
         let text = String::from_utf8(text).expect("UTF-8");
+        let control = run(Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(&path));
         let stanza = deb822::parse(&text).expect("a stanza").remove(0).1;
         let field = |name: &str| stanza.get(name).unwrap_or_default().to_owned();
         let package = LockedPackage {
@@ -56,14 +59,13 @@ impl Deb {
             repository: None,
             stanza: stanza.clone(),
         };
-        Deb { essential: field("Essential") == "yes", bytes, package }
+        Deb { essential: field("Essential") == "yes", bytes, control, package }
     }
 
     /// The deb without its preinst; the data member stays as it is.
-    fn without_preinst(&self, path: &Path) -> Vec<u8> {
-        let control = run(Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(path));
+    fn without_preinst(&self) -> Vec<u8> {
         let mut stripped = tar::Builder::new(Vec::new());
-        for entry in tar::Archive::new(control.as_slice()).entries().expect("a tar") {
+        for entry in tar::Archive::new(self.control.as_slice()).entries().expect("a tar") {
             let mut entry = entry.expect("an entry");
             if !entry.path_bytes().ends_with(b"/preinst") {
                 let header = entry.header().clone();
@@ -126,9 +128,7 @@ fn dpkg(debs: &[Deb], root: &Path, aliases: &[&str], foreign: &[&str]) -> Result
     let mut paths: Vec<PathBuf> = Vec::new();
     for (number, deb) in unpack_order(debs).into_iter().enumerate() {
         let path = folder.path().join(format!("{number}.deb"));
-        fs::write(&path, &deb.bytes).expect("a deb");
-        let stripped = deb.without_preinst(&path);
-        fs::write(&path, stripped).expect("a deb");
+        fs::write(&path, deb.without_preinst()).expect("a deb");
         paths.push(path);
     }
     // Without a shell inside the root nothing could run; the umask is the one that dpkg is used with.
@@ -229,11 +229,7 @@ fn compare(name: &str, dpkg: &Path, ours: &Path, debs: &[Deb]) {
 }
 
 fn has_preinst(deb: &Deb) -> bool {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("x.deb");
-    fs::write(&path, &deb.bytes).expect("a deb");
-    let tar = run(Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(&path));
-    let mut archive = tar::Archive::new(tar.as_slice());
+    let mut archive = tar::Archive::new(deb.control.as_slice());
     let mut entries = archive.entries().expect("a tar");
     entries.any(|entry| entry.expect("an entry").path_bytes().ends_with(b"/preinst"))
 }

@@ -86,7 +86,7 @@ fn info(
 ) -> Result<()> {
     let folder = transaction.write_folder_metadata(&FOLDER)?;
     for (index, package) in packages.iter().enumerate() {
-        let mut root = store.root(package.commit)?;
+        let mut root = package.tree.clone();
         let Some(own) = root.folder(store, "info")? else {
             return Err(Error::input(format!("{}: its commit has no folder info", package.record.name)));
         };

@@ -136,7 +136,7 @@ impl Merge<'_> {
 
     fn add(&mut self, index: usize) -> Result<()> {
         let package = &self.packages[index];
-        let mut commit = self.store.root(package.commit)?;
+        let mut commit = package.tree.clone();
         let Some(data) = commit.folder(self.store, "data")? else {
             return Err(Error::input("its commit has no folder data"));
         };

@@ -16,7 +16,7 @@ use crate::{
     digest::Sha256,
     error::{Context, Error, Result},
     store::{
-        Store,
+        Folder, Store,
         records::{
             self, FORMAT, FORMAT_KEY, HARD_LINKS_KEY, IMAGE_KEY, ImageRecord, PACKAGES_KEY, PackageRecord,
             unpacked_reference,
@@ -57,8 +57,8 @@ impl MergedUsr {
 /// A package as compose sees it.
 #[derive(Clone, Debug)]
 pub struct Package {
-    /// The commit at `deb/pool/…`.
-    pub commit: Sha256,
+    /// The tree of its commit at `deb/pool/…`.
+    pub tree: Folder,
     /// What the commit says of it.
     pub record: PackageRecord,
     /// Whether it is marked `Essential: yes`.
@@ -73,7 +73,7 @@ pub struct Package {
 }
 
 impl Package {
-    fn of(commit: Sha256, record: PackageRecord, architecture: &str) -> Self {
+    fn of(tree: Folder, record: PackageRecord, architecture: &str) -> Self {
         let field = |name: &str| {
             let value = deb822::field(record.control.as_bytes(), name).unwrap_or_default();
             String::from_utf8_lossy(value).into_owned()
@@ -86,7 +86,7 @@ impl Package {
             record.name.clone()
         };
         Package {
-            commit,
+            tree,
             essential: field("Essential").eq_ignore_ascii_case("yes"),
             multi_arch_same,
             replaces: field("Replaces"),
@@ -178,7 +178,7 @@ fn read_packages(store: &Store, architecture: &str, ingested: &Ingested) -> Resu
             Error::input(format!("{}: another version of treestrap ingested it", package.name))
                 .hint("run: treestrap fetch")
         })?;
-        packages.push(Package::of(package.commit, record, architecture));
+        packages.push(Package::of(store.root(package.commit)?, record, architecture));
     }
     check_instances(&packages)?;
     Ok(packages)

@@ -37,9 +37,9 @@ use crate::{
 /// A batch is made durable once it has this many debs or [`BATCH_BYTES`] of files: making one
 /// durable costs a syncfs and some hundred directory syncs, as much as ingesting several small debs.
 /// A killed run loses at most a batch for every thread.
-const BATCH_DEBS: usize = 64;
+const BATCH_DEBS: usize = 128;
 /// As [`BATCH_DEBS`], in bytes.
-const BATCH_BYTES: u64 = 256 << 20;
+const BATCH_BYTES: u64 = 512 << 20;
 
 /// The owner and mode of folders that are ours, or that a tar forgot to list.
 const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };

@@ -81,7 +81,7 @@ fn raw_entry(out: &mut Vec<u8>, kind: EntryType, name: &str, link: &str, entry: 
 fn ar_of(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut out = b"!<arch>\n".to_vec();
     for (name, content) in members {
-        write!(out, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", content.len())
+        writeln!(out, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, "100644", content.len())
             .expect("memory");
         out.extend_from_slice(content);
         out.resize(out.len().next_multiple_of(2), b'\n');

@@ -181,19 +181,19 @@ impl Store {
     /// # Errors
     /// If there is no such commit, or the value is not what it should be.
     pub fn commit_value<T: DeserializeOwned>(&self, commit: Sha256, key: &str) -> Result<Option<T>> {
+        value_of(&self.load(ObjectType::Commit, commit)?, commit, key)
+    }
+
+    /// As [`Store::commit_value`], if the commit's [`records::FORMAT_KEY`] is ours; else none.
+    ///
+    /// # Errors
+    /// As [`Store::commit_value`].
+    fn own_commit_value<T: DeserializeOwned>(&self, commit: Sha256, key: &str) -> Result<Option<T>> {
         let variant = self.load(ObjectType::Commit, commit)?;
-        let metadata = variant.child_value(0);
-        for entry in metadata.iter() {
-            if entry.child_value(0).str() != Some(key) {
-                continue;
-            }
-            let Some(value) = entry.child_value(1).as_variant() else { continue };
-            let text = value.str().unwrap_or_default();
-            return serde_json::from_str(text)
-                .map(Some)
-                .map_err(|error| Error::input(format!("commit {commit}: {key}: {error}")));
+        match value_of::<u32>(&variant, commit, records::FORMAT_KEY)? {
+            Some(records::FORMAT) => value_of(&variant, commit, key),
+            _ => Ok(None),
         }
-        Ok(None)
     }
 
     /// A folder's owner, mode and extended attributes.
@@ -212,6 +212,20 @@ impl Store {
     fn foreign(&self, error: glib::Error) -> Error {
         foreign(error, &self.path)
     }
+}
+
+/// The JSON value under a key of a commit's metadata.
+fn value_of<T: DeserializeOwned>(commit: &Variant, checksum: Sha256, key: &str) -> Result<Option<T>> {
+    for entry in commit.child_value(0).iter() {
+        if entry.child_value(0).str() != Some(key) {
+            continue;
+        }
+        let Some(value) = entry.child_value(1).as_variant() else { continue };
+        return serde_json::from_str(value.str().unwrap_or_default())
+            .map(Some)
+            .map_err(|error| Error::input(format!("commit {checksum}: {key}: {error}")));
+    }
+    Ok(None)
 }
 
 /// One of our errors for one of libostree's.

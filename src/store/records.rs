@@ -85,10 +85,7 @@ impl Store {
     /// # Errors
     /// If there is no such commit, or it has no readable record.
     pub fn package_record(&self, commit: Sha256) -> Result<Option<PackageRecord>> {
-        if self.commit_value::<u32>(commit, FORMAT_KEY)? != Some(FORMAT) {
-            return Ok(None);
-        }
-        self.commit_value(commit, PACKAGE_KEY)
+        self.own_commit_value(commit, PACKAGE_KEY)
     }
 
     /// The record of an image's commit; none if it is of another format than ours.
@@ -96,10 +93,7 @@ impl Store {
     /// # Errors
     /// As [`Store::package_record`].
     pub fn image_record(&self, commit: Sha256) -> Result<Option<ImageRecord>> {
-        if self.commit_value::<u32>(commit, FORMAT_KEY)? != Some(FORMAT) {
-            return Ok(None);
-        }
-        self.commit_value(commit, IMAGE_KEY)
+        self.own_commit_value(commit, IMAGE_KEY)
     }
 
     /// The packages of an image's commit, in the lock's order.
