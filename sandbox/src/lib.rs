@@ -71,4 +71,4 @@ pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, use_helper};
 pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Work};
 pub use session::{Command, Outcome, Session, Status, Stdio};
-pub use sweep::{LayerFolder, remove_kept, sweep};
+pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

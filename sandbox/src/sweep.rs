@@ -29,6 +29,12 @@ pub fn remove_kept(folder: &Path) -> Result<()> {
     remove(&[WorkFolder::open(&Work::Kept(folder))?])
 }
 
+/// Removes a folder tree with files of mapped ids, such as a layer that fix-ups were applied to.
+pub fn remove_tree(folder: &Path) -> Result<()> {
+    let folder = absolute(folder).doing_to("finding", folder)?;
+    remove_paths(vec![folder])
+}
+
 /// A folder for layers that belong to the caller's run, such as a checkout. It lies among the
 /// folders of sessions and is locked as they are: when its owner was killed, [`sweep`] finds it.
 pub struct LayerFolder {
@@ -67,9 +73,7 @@ impl Drop for LayerFolder {
 /// fix-ups made.
 fn remove_layers(folder: &WorkFolder) -> Result<()> {
     match std::fs::remove_dir_all(&folder.path) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            remove(std::slice::from_ref(folder))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => remove_tree(&folder.path),
         result => result.doing_to("removing", &folder.path),
     }
 }

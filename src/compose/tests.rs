@@ -88,6 +88,7 @@ impl Place {
             made_md5sums: None,
             symlinks,
             hard_links: Vec::new(),
+            newest: 0,
             bytes: 0,
         };
         let mut values = [

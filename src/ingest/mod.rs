@@ -81,7 +81,8 @@ impl Ingester {
     /// `Kind::Input`, naming the package, if the deb is not what the lock names, is corrupt, or has
     /// what dpkg would not unpack; `Kind::Machine` for a full disk; what `body` reports.
     pub fn ingest(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<IngestedPackage> {
-        let mut body = Measured { reader: body, hasher: sha2::Sha256::new(), count: 0, limit: package.most_bytes() };
+        let mut body =
+            Measured { reader: body, hasher: sha2::Sha256::new(), count: 0, limit: package.most_bytes() };
         let written = self.write(package, &mut body);
         let result = match written {
             Ok(result) => body.check(package).map(|()| result),
@@ -136,7 +137,8 @@ impl Ingester {
         check_identity(package, &control.name, &control.version, &control.architecture)?;
 
         let mut member = deb.data()?;
-        let data = Data::read(&mut member, &self.store, batch, package.most_bytes(), !control.has("md5sums"))?;
+        let data =
+            Data::read(&mut member, &self.store, batch, package.most_bytes(), !control.has("md5sums"))?;
         member.finish()?;
         deb.finish()?;
 
