@@ -4,6 +4,8 @@
 //! between them. Paths inside an image are bytes without a leading slash (`usr/bin/env`); the
 //! root is the empty path.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{debian::deb822::Stanza, digest::Sha256};
@@ -27,6 +29,17 @@ pub struct Request {
     pub priority: Vec<String>,
     /// Version pins, in the manifest's order.
     pub pins: Vec<Pin>,
+}
+
+/// One image of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What it wants.
+    pub request: Request,
+    /// Its lock, `IMAGE.lock` beside the manifest.
+    pub lock: PathBuf,
+    /// A debconf preseed file (debconf-set-selections(1)).
+    pub preseed: Option<PathBuf>,
 }
 
 /// One repository of the manifest.
@@ -105,7 +118,7 @@ pub struct LockedPackage {
     pub architecture: String,
     /// Where the deb is below a repository's URI.
     pub filename: String,
-    /// The deb's size in bytes.
+    /// The deb's size in bytes; 0 if the lock does not say (apt2ostree's do not).
     pub size: u64,
     /// The deb's SHA-256.
     pub sha256: Sha256,
@@ -116,6 +129,19 @@ pub struct LockedPackage {
 }
 
 impl LockedPackage {
+    /// More than any deb has: for those whose size the lock does not say.
+    const LARGEST: u64 = 8 << 30;
+
+    /// The deb's size in bytes, if the lock says it.
+    pub fn known_size(&self) -> Option<u64> {
+        (self.size != 0).then_some(self.size)
+    }
+
+    /// The most bytes that the deb may have.
+    pub fn most_bytes(&self) -> u64 {
+        self.known_size().unwrap_or(Self::LARGEST)
+    }
+
     /// `name_version_architecture`, as people and logs write a package.
     pub fn id(&self) -> String {
         format!("{}_{}_{}", self.name, self.version, self.architecture)
@@ -172,6 +198,21 @@ pub struct UnpackedPackage {
     pub control: String,
     /// Which maintainer scripts it has: `preinst`, `postinst`, `config`, ….
     pub scripts: Vec<String>,
+    /// When its newest file was changed, in seconds since 1970.
+    pub newest: u64,
+}
+
+/// Options of stage 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StageTwo {
+    /// `--tier`: none is `auto`.
+    pub tier: Option<String>,
+    /// `--view`: none is `auto`.
+    pub view: Option<String>,
+    /// `--accelerate`: none is `auto`.
+    pub accelerate: Option<String>,
+    /// `--require WHAT`: degradations that are errors.
+    pub require: Vec<String>,
 }
 
 /// What stage 2 changed, with contents in the store already, and how it went.

@@ -117,6 +117,24 @@ impl From<std::io::Error> for Error {
     }
 }
 
+impl From<sandbox::Error> for Error {
+    fn from(error: sandbox::Error) -> Self {
+        use sandbox::Kind as K;
+        let kind = match error.kind() {
+            K::Machine => Kind::Machine,
+            K::Command | K::TimeLimit => Kind::Input,
+            K::Interrupted => Kind::Interrupted,
+            _ => Kind::Bug,
+        };
+        let result = Error::new(kind, &error);
+        if kind == Kind::Machine {
+            result.hint("treestrap doctor    says what this machine lacks, and the command that mends it")
+        } else {
+            result
+        }
+    }
+}
+
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         std::io::Error::other(error)

@@ -16,6 +16,8 @@
 //! tree and knows nothing of Debian; the crate `qemu` knows foreign binaries and nothing of the
 //! sandbox; [`configure`] brings the two together.
 //!
+//! [`doctor`] says whether a machine can do all that, before anything is tried.
+//!
 //! This library never prints: it tells a [`report::Reporter`] what happens, and [`cli`] prints.
 #![forbid(unsafe_code)]
 
@@ -26,7 +28,9 @@ pub mod commit;
 pub mod compose;
 pub mod configure;
 pub mod debian;
+pub mod difference;
 pub mod digest;
+pub mod doctor;
 pub mod error;
 pub mod export;
 pub mod fetch;

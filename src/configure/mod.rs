@@ -1,1 +1,226 @@
-//! (being written)
+//! The configure stage (stage 2): runs the packages' scripts in a sandbox over the composed tree, and
+//! says what they changed.
+//!
+//! Here Debian's rules become a sandbox plan: [`environment`] has the view and what scripts find in
+//! it, `order` which script runs when, `run` runs them, `interpose` and `normalise` are tables of
+//! what scripts see and the commit does not.
+
+pub mod environment;
+mod interpose;
+mod journal;
+mod normalise;
+mod order;
+mod requirements;
+mod run;
+mod status_fd;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::Instant,
+};
+
+use sandbox::Session;
+
+pub use environment::{Base, Changes, Emulator};
+pub use requirements::Requirements;
+
+use crate::{
+    Context, Error, Result,
+    artefacts::{Composed, Configured, Metadata, TreeChange, TreeEntry},
+    digest::Sha256,
+    report::Reporter,
+};
+
+/// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
+/// change of them makes another commit of the same packages.
+pub const RULES: u32 = 1;
+
+/// Takes the contents of changed files while the sandbox still has them.
+pub trait Adopt {
+    /// A file's content, open at its start; gives its object.
+    fn file(&mut self, metadata: &Metadata, content: &mut File, size: u64) -> Result<Sha256>;
+    /// A symbolic link; gives its object.
+    fn symlink(&mut self, metadata: &Metadata, target: &[u8]) -> Result<Sha256>;
+}
+
+/// What stage 2 works on.
+pub struct Inputs<'a> {
+    /// The unpacked tree's packages.
+    pub composed: &'a Composed,
+    /// The tree itself.
+    pub base: &'a Base,
+    /// What runs the image's programs, where this machine's processor does not.
+    pub emulator: Option<&'a Emulator>,
+    /// A debconf preseed file.
+    pub preseed: Option<&'a Path>,
+    /// What must not degrade.
+    pub requirements: &'a Requirements,
+    /// The folder of the log.
+    pub logs: PathBuf,
+    /// Where the upper layer of a failed run is kept, for `treestrap run --failed`.
+    pub kept: PathBuf,
+    /// Whether the plan is reported.
+    pub debug: bool,
+}
+
+/// Runs stage 2.
+pub fn configure(
+    inputs: &Inputs<'_>,
+    adopt: &mut dyn Adopt,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<Configured> {
+    let image = inputs.composed.image.as_str();
+    let merged_usr = inputs.base.is_merged_usr();
+    let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
+    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
+    // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
+    let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
+    plan.environment.push(format!("SOURCE_DATE_EPOCH={newest}").into_bytes());
+    if inputs.debug {
+        reporter.detail(image, plan.describe());
+    }
+    let started = Instant::now();
+    let mut session = Session::start(&plan).context("starting the sandbox")?;
+    reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
+    inputs.requirements.check(session.enforced(), image, reporter)?;
+    let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
+    if let Err(error) = scripts.run() {
+        if error.kind() == crate::error::Kind::Input {
+            return Err(keep(&mut session, inputs, error));
+        }
+        return Err(error);
+    }
+    let packages = scripts.finish()?;
+    let changes = adopt_changes(&mut session, adopt, image, reporter)?;
+    let enforced = serde_json::to_value(session.enforced())
+        .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
+    session.close().context("closing the sandbox")?;
+    Ok(Configured { image: image.to_owned(), changes, enforced, packages })
+}
+
+/// A command to run in a tree whose changes are thrown away.
+pub struct Run<'a> {
+    /// The program and its arguments.
+    pub command: Vec<Vec<u8>>,
+    /// Where its changes go.
+    pub changes: Changes,
+    /// What must not degrade.
+    pub requirements: &'a Requirements,
+    /// Whether the plan is reported.
+    pub debug: bool,
+}
+
+/// Runs a command with the caller's standard descriptors; gives its exit status as a shell does.
+pub fn run(
+    base: &Base,
+    emulator: Option<&Emulator>,
+    run: Run<'_>,
+    image: &str,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<u8> {
+    let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
+    let plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    if run.debug {
+        reporter.detail(image, plan.describe());
+    }
+    let mut session = Session::start(&plan).context("starting the sandbox")?;
+    run.requirements.check(session.enforced(), image, reporter)?;
+    let mut command = sandbox::Command::new(run.command);
+    if let Ok(terminal) = std::env::var("TERM") {
+        command = command.env("TERM", terminal);
+    }
+    let status = session.run_unless(&command, stop)?;
+    session.close().context("closing the sandbox")?;
+    Ok(status.code())
+}
+
+/// Keeps what a failed run left, and says how to look at it.
+fn keep(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
+    let image = &inputs.composed.image;
+    match forget_kept(&inputs.kept).and_then(|()| {
+        if let Some(parent) = inputs.kept.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        }
+        session.keep(&inputs.kept).map_err(Error::from)
+    }) {
+        Ok(()) => {
+            error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
+        }
+        Err(kept) => error.hint(format!("its sandbox could not be kept: {kept}")),
+    }
+}
+
+/// Removes what an earlier failure left.
+pub fn forget_kept(kept: &Path) -> Result<()> {
+    if kept.exists() {
+        sandbox::remove_kept(kept).with_context(|| format!("removing {}", kept.display()))?;
+    }
+    Ok(())
+}
+
+/// Streams the changes out of the sandbox into the store, without what is not the image's.
+fn adopt_changes(
+    session: &mut Session,
+    adopt: &mut dyn Adopt,
+    image: &str,
+    reporter: &dyn Reporter,
+) -> Result<Vec<TreeChange>> {
+    let mut changes = Vec::new();
+    session.changes::<Error>(&mut |change, content| {
+        if interpose::is_interposed(&change.path) {
+            return Ok(());
+        }
+        let path = String::from_utf8_lossy(&change.path).into_owned();
+        let now = match change.now {
+            sandbox::Entry::Removed => TreeEntry::Absent,
+            sandbox::Entry::Folder { metadata, opaque } => {
+                TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
+            }
+            sandbox::Entry::File { metadata, mut size, hard_link } => {
+                let mut content =
+                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                if normalise::rule(&change.path).is_some_and(|(rule, _)| rule == normalise::Rule::Empty) {
+                    size = 0;
+                    content = File::open("/dev/null").context("opening /dev/null")?;
+                }
+                let checksum = adopt
+                    .file(&image_metadata(metadata), &mut content, size)
+                    .with_context(|| format!("storing /{path}"))?;
+                TreeEntry::Object { checksum, hard_link }
+            }
+            sandbox::Entry::Symlink { metadata, target } => {
+                let checksum = adopt
+                    .symlink(&image_metadata(metadata), &target)
+                    .with_context(|| format!("storing /{path}"))?;
+                TreeEntry::Object { checksum, hard_link: None }
+            }
+            sandbox::Entry::Special { .. } => {
+                reporter.warn(
+                    image,
+                    format!("/{path} is a device, pipe or socket, which OSTree cannot hold: left out"),
+                );
+                return Ok(());
+            }
+        };
+        let change = TreeChange { path: change.path, now };
+        if normalise::keeps(&change) {
+            changes.push(change);
+        }
+        Ok(())
+    })?;
+    Ok(changes)
+}
+
+/// The metadata as the image has it: without what a hard-link checkout adds, and without times,
+/// which OSTree does not keep.
+fn image_metadata(metadata: sandbox::Metadata) -> Metadata {
+    let mut xattrs = metadata.xattrs;
+    // Copied up with a file that was a hard link to an object of a bare-user repository.
+    xattrs.retain(|(name, _)| name != b"user.ostreemeta");
+    Metadata { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, xattrs }
+}

@@ -36,3 +36,241 @@ pub struct Release {
     /// The files of the `SHA256` field: path → digest and size in bytes.
     pub files: BTreeMap<String, (Sha256, u64)>,
 }
+
+/// Why a text is no Release file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// A line is neither a field, nor a continuation, nor a comment.
+    #[error("line {0}: neither `Field: value` nor a continuation line")]
+    Line(usize),
+    /// Text after the first stanza.
+    #[error("line {0}: text after the end of the stanza")]
+    Trailing(usize),
+    /// A field stands twice.
+    #[error("line {line}: the field {field} stands twice")]
+    Twice {
+        /// The second one's line.
+        line: usize,
+        /// The field's name.
+        field: String,
+    },
+    /// A line of the `SHA256` field is not `digest size path`.
+    #[error("line {0}: not `SHA-256 digest, size, path`")]
+    File(usize),
+    /// `Date` or `Valid-Until` is no date.
+    #[error("the field {field} is no date: {value:?}")]
+    Date {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// There is no `SHA256` field: nothing could be verified.
+    #[error("it has no SHA256 field (MD5 and SHA-1 are not trusted)")]
+    NoSha256,
+}
+
+impl Release {
+    /// Parses a Release file's text, the signed text of an InRelease file.
+    /// Format: <https://wiki.debian.org/DebianRepository/Format>.
+    pub fn parse(text: &str) -> Result<Release, ReleaseError> {
+        let mut release = Release::default();
+        let mut seen: Vec<String> = Vec::new();
+        let mut field = String::new();
+        let mut ended = false;
+        for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim_end())) {
+            if line.is_empty() {
+                ended |= !seen.is_empty();
+                continue;
+            }
+            if line.starts_with('#') {
+                continue;
+            }
+            if ended {
+                return Err(ReleaseError::Trailing(number));
+            }
+            if line.starts_with([' ', '\t']) {
+                if field.is_empty() {
+                    return Err(ReleaseError::Line(number));
+                }
+                if field == "sha256" {
+                    release.file(line).ok_or(ReleaseError::File(number))?;
+                }
+                continue;
+            }
+            let (name, value) = line.split_once(':').ok_or(ReleaseError::Line(number))?;
+            field = name.to_ascii_lowercase();
+            if seen.contains(&field) {
+                return Err(ReleaseError::Twice { line: number, field: name.to_owned() });
+            }
+            seen.push(field.clone());
+            release.field(&field, value.trim())?;
+        }
+        match seen.iter().any(|name| name == "sha256") {
+            true => Ok(release),
+            false => Err(ReleaseError::NoSha256),
+        }
+    }
+
+    /// Takes the first line of a field.
+    fn field(&mut self, name: &str, value: &str) -> Result<(), ReleaseError> {
+        let words = || value.split_whitespace().map(str::to_owned).collect();
+        let date = |field| {
+            let invalid = || ReleaseError::Date { field, value: value.to_owned() };
+            parse_date(value).map(Some).ok_or_else(invalid)
+        };
+        match name {
+            "origin" => self.origin = value.to_owned(),
+            "label" => self.label = value.to_owned(),
+            "suite" => self.suite = value.to_owned(),
+            "codename" => self.codename = value.to_owned(),
+            "version" => self.version = value.to_owned(),
+            "notautomatic" => self.not_automatic = is_yes(value),
+            "butautomaticupgrades" => self.but_automatic_upgrades = is_yes(value),
+            "date" => self.date = date("Date")?,
+            "valid-until" => self.valid_until = date("Valid-Until")?,
+            "acquire-by-hash" => self.acquire_by_hash = is_yes(value),
+            "architectures" => self.architectures = words(),
+            "components" => self.components = words(),
+            "no-support-for-architecture-all" => {
+                self.no_support_for_architecture_all =
+                    value.split_whitespace().any(|word| word == "Packages");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a line of the `SHA256` field.
+    fn file(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split_whitespace();
+        let (digest, size, path) = (words.next()?, words.next()?, words.next()?);
+        if words.next().is_some() {
+            return None;
+        }
+        self.files.insert(path.to_owned(), (digest.parse().ok()?, size.parse().ok()?));
+        Some(())
+    }
+}
+
+/// A boolean, as apt reads it (`StringToBool`).
+fn is_yes(value: &str) -> bool {
+    ["yes", "true", "1", "with", "on", "enable"].iter().any(|yes| value.eq_ignore_ascii_case(yes))
+}
+
+/// Seconds since the epoch of an RFC 5322 date in universal time: `Sat, 08 Jun 2024 09:11:42 UTC`.
+///
+/// Only universal time may stand in a Release file (the format's definition), by any of its names.
+fn parse_date(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = text.split_once(',').map_or(text, |(_weekday, rest)| rest);
+    let mut words = text.split_whitespace();
+    let day: i64 = words.next()?.parse().ok().filter(|day| (1..=31).contains(day))?;
+    let month = words.next()?;
+    let month = MONTHS.iter().position(|name| name.eq_ignore_ascii_case(month))? as i64 + 1;
+    let year: i64 = words.next()?.parse().ok().filter(|year| (1970..=9999).contains(year))?;
+    let mut time = words.next()?.split(':').map(|part| part.parse::<i64>().ok());
+    let mut part = |limit| time.next()?.filter(|value| (0..=limit).contains(value));
+    let (hour, minute, second) = (part(23)?, part(59)?, part(60)?);
+    let universal = ["UTC", "GMT", "Z", "+0000", "-0000"].contains(&words.next()?);
+    if !universal || words.next().is_some() || time.next().is_some() {
+        return None;
+    }
+    Some(((days_from_civil(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+/// Days since 1970-01-01 of a date in the Gregorian calendar. The year is taken to begin in March,
+/// so that the leap day is its last.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let before = year * 365 + year / 4 - year / 100 + year / 400;
+    // 153 days in each five months from March on: 31, 30, 31, 30, 31.
+    before + (153 * month + 2) / 5 + day - 1 - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn sample() -> String {
+        format!(
+            "Origin: Debian\nLabel: Debian\nSuite: stable-updates\nVersion: 12-updates\n\
+             Codename: bookworm-updates\nDate: Sat, 08 Jun 2024 09:11:42 UTC\n\
+             Valid-Until: Sat, 15 Jun 2024 09:11:42 UTC\nNotAutomatic: yes\nButAutomaticUpgrades: yes\n\
+             Acquire-By-Hash: yes\nNo-Support-for-Architecture-all: Packages\n\
+             Architectures: all amd64 armhf\nComponents: main contrib\nDescription: Debian 12\n more\n\
+             MD5Sum:\n d41d8cd98f00b204e9800998ecf8427e 0 main/binary-all/Packages\n\
+             SHA256:\n {DIGEST}        0 main/binary-all/Packages\n {DIGEST} 14 main/binary-all/Packages.xz\n"
+        )
+    }
+
+    #[test]
+    fn a_release_file() {
+        let release = Release::parse(&sample()).unwrap();
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let digest: Sha256 = DIGEST.parse().unwrap();
+        let expected = Release {
+            origin: "Debian".into(),
+            label: "Debian".into(),
+            suite: "stable-updates".into(),
+            codename: "bookworm-updates".into(),
+            version: "12-updates".into(),
+            not_automatic: true,
+            but_automatic_upgrades: true,
+            date: Some(1_717_837_902),
+            valid_until: Some(1_718_442_702),
+            acquire_by_hash: true,
+            architectures: words("all amd64 armhf"),
+            components: words("main contrib"),
+            no_support_for_architecture_all: true,
+            files: [("", 0), (".xz", 14)]
+                .map(|(extension, size)| (format!("main/binary-all/Packages{extension}"), (digest, size)))
+                .into(),
+        };
+        assert_eq!(release, expected);
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        let with = |from: &str, to: &str| Release::parse(&sample().replace(from, to));
+        for (from, to, error) in [
+            ("Label: Debian", "Label Debian", ReleaseError::Line(2)),
+            ("Label: Debian", "Origin: Other", ReleaseError::Twice { line: 2, field: "Origin".into() }),
+            (" 14 main", " many main", ReleaseError::File(20)),
+            ("SHA256:", "SHA1:", ReleaseError::NoSha256),
+            ("Description", "\nDescription", ReleaseError::Trailing(15)),
+        ] {
+            assert_eq!(with(from, to), Err(error), "{from} → {to}");
+        }
+        let date = with("Date: Sat, 08 Jun 2024 09:11:42 UTC", "Date: yesterday").unwrap_err();
+        assert_eq!(date.to_string(), "the field Date is no date: \"yesterday\"");
+        assert_eq!(Release::parse(" continuation"), Err(ReleaseError::Line(1)));
+    }
+
+    #[test]
+    fn dates() {
+        for (text, seconds) in [
+            ("Thu, 01 Jan 1970 00:00:00 UTC", Some(0)),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", Some(1_709_251_199)),
+            ("Tue, 1 Mar 2100 00:00:00 +0000", Some(4_107_542_400)), // 2100 is no leap year
+            ("Wed, 04 Nov 2026  5:06:07 Z", Some(1_793_768_767)),
+            ("Sat, 08 Jun 2024 09:11:42 CEST", None),
+            ("Sat, 08 Jun 2024 09:11:42", None),
+            ("Sat, 32 Jun 2024 09:11:42 UTC", None),
+            ("2024-06-08", None),
+        ] {
+            assert_eq!(parse_date(text), seconds, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_text_is_no_panic(text in "(\\PC|\n|:| ){0,200}") {
+            let _ = Release::parse(&text);
+            let _ = parse_date(&text);
+        }
+    }
+}

@@ -1,3 +1,33 @@
 //! The lock stage: request + archive indexes → [`Lockfile`](crate::artefacts::Lockfile).
+//!
+//! [`sources`] says where an archive is, [`indexes`] gets and verifies what it offers
+//! ([`signature`], `releases`, `dates`). [`resolve`] chooses as apt does (`selection`, `marking`,
+//! `problem`, `garbage` are the parts of apt's algorithm, over the `universe` of all packages and
+//! the `policy` of pins); docs/resolver.md shows how equal the choice is. Where apt gives up,
+//! `complete` searches on. `closure` looks at finished locks.
 
+mod apt_configuration;
+mod closure;
+mod complete;
+mod dates;
+mod garbage;
 pub mod index;
+pub mod indexes;
+pub mod lockfile;
+mod marking;
+mod policy;
+mod problem;
+mod releases;
+mod resolve;
+mod selection;
+pub mod signature;
+pub mod sources;
+#[cfg(test)]
+mod test_archive;
+mod universe;
+
+pub use closure::{check, why};
+pub use resolve::{digest, resolve, resolve_tools};
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,11 @@
 //! elsewhere.
 #![allow(unsafe_code)]
 
+pub(crate) mod mounts;
+pub(crate) mod network;
+pub(crate) mod process;
+pub(crate) mod seccomp;
+pub(crate) mod socket;
 pub(crate) mod view;
 pub(crate) mod xattr;
 

@@ -1,0 +1,66 @@
+# What one does with this tree. On a fresh Debian machine `make demo` or `make test` is all that
+# is needed; both run `make setup` first, which alone may use root (sudo, or being root), says
+# what it installs and why, and does nothing where nothing is missing.
+
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SECONDS ?= 60
+# where cargo puts things; CARGO_TARGET_DIR is cargo's own name for it
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release/treestrap
+
+.PHONY: help setup setup-build setup-demo build demo test bench check install fuzz
+
+help:
+	@echo 'make demo       set up, build, make an ARMv7 image without root and look into it'
+	@echo 'make test       set up, run all tests'
+	@echo 'make check      formatting, lints, import directions, generated help and man pages'
+	@echo 'make build      the program, in $(RELEASE)'
+	@echo 'make setup      install what is missing: the only target that may use root'
+	@echo 'make bench      time each stage, beside other systems'
+	@echo 'make fuzz       every parser of foreign bytes, SECONDS=$(SECONDS) each'
+	@echo 'make install    below $$DESTDIR$$PREFIX ($(DESTDIR)$(PREFIX))'
+
+setup:
+	@tests/setup.sh tests
+
+setup-build:
+	@tests/setup.sh build
+
+setup-demo:
+	@tests/setup.sh demo
+
+build: setup-build
+	$(CARGO) build --release --locked
+
+demo: setup-demo build
+	@tests/demo.sh $(RELEASE)
+
+# Kernel-dependent tests skip, and say so, where the machine lacks something;
+# TREESTRAP_TESTS_MUST_RUN=all (or a list of tiers, see tests/common/tier.rs) makes a skip a failure.
+test: setup
+	$(CARGO) test --workspace --locked
+
+check: setup-build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --locked --test architecture
+	$(CARGO) test --locked --lib cli::
+
+bench: setup build
+	@tests/bench.sh $(RELEASE)
+
+fuzz:
+	@fuzz/run.sh $(SECONDS)
+
+install: build
+	install -D -m 0755 $(RELEASE) $(DESTDIR)$(PREFIX)/bin/treestrap
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE) man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(RELEASE) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/treestrap
+	$(RELEASE) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_treestrap
+	$(RELEASE) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/treestrap.fish
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/treestrap README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE

@@ -1,0 +1,91 @@
+//! What verbs give back: one value, shown as text or as a line of JSON.
+
+use serde::Serialize;
+
+use crate::{
+    Error,
+    digest::Sha256,
+    doctor::{Finding, State},
+    error::Kind,
+};
+
+/// A result of a verb. With [`Event`](crate::report::Event), the whole of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(super) enum Outcome<'a> {
+    /// `lock` resolved an image.
+    Locked { image: &'a str, path: String, packages: usize, written: bool },
+    /// `compose` made the unpacked tree.
+    Composed { image: &'a str, commit: Sha256 },
+    /// `configure` or `build` finished an image.
+    Committed { image: &'a str, commit: Sha256 },
+    /// `lock --why`: a step a line.
+    Why { image: &'a str, package: &'a str, chain: Vec<String> },
+    /// One line of `diff`.
+    Difference { text: String },
+    /// `export` wrote an image.
+    Exported { image: &'a str, path: String },
+    /// `init`, `man` wrote a file.
+    Written { path: String },
+    /// `doctor` looked at something.
+    Finding(&'a Finding),
+    /// A verb, or one image of it, failed.
+    Error { image: &'a str, kind: &'static str, status: u8, messages: &'a [String], hint: Option<&'a str> },
+}
+
+/// An outcome as text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    /// For standard output.
+    Data(String),
+    /// For standard error.
+    Talk(String),
+}
+
+impl<'a> Outcome<'a> {
+    /// An error as an outcome.
+    pub(super) fn error(image: &'a str, error: &'a Error) -> Self {
+        let kind = match error.kind() {
+            Kind::Input => "input",
+            Kind::Machine => "machine",
+            Kind::Bug => "bug",
+            Kind::Interrupted => "interrupted",
+        };
+        let status = super::exit_status(error.kind());
+        Outcome::Error { image, kind, status, messages: error.messages(), hint: error.get_hint() }
+    }
+
+    /// What people and scripts read without `--json`.
+    pub(super) fn text(&self) -> Text {
+        match self {
+            Outcome::Composed { image, commit } | Outcome::Committed { image, commit } => {
+                Text::Data(format!("{image} {commit}"))
+            }
+            Outcome::Why { chain, .. } => Text::Data(chain.join("\n")),
+            Outcome::Difference { text } => Text::Data(text.clone()),
+            Outcome::Locked { image, path, packages, written } => {
+                let what = if *written { "written" } else { "unchanged" };
+                Text::Talk(format!("{image}: {packages} packages; {path} {what}"))
+            }
+            Outcome::Finding(finding) => Text::Data(finding_text(finding)),
+            Outcome::Exported { image, path } => Text::Talk(format!("{image}: written to {path}")),
+            Outcome::Written { path } => Text::Talk(format!("{path} written")),
+            Outcome::Error { messages, hint, .. } => {
+                let mut lines = vec![messages.join(": ")];
+                lines.extend(hint.map(|hint| format!("hint: {hint}")));
+                Text::Talk(lines.join("\n"))
+            }
+        }
+    }
+}
+
+/// A finding, with the remedy on a line of its own, to be copied.
+fn finding_text(finding: &Finding) -> String {
+    let state = match finding.state {
+        State::Ok => "ok      ",
+        State::Degraded => "degraded",
+        State::Missing => "MISSING ",
+    };
+    let remedy = finding.remedy.as_ref().map(|remedy| format!("\n          {remedy}")).unwrap_or_default();
+    format!("{state}  {}: {}{remedy}", finding.check, finding.message)
+}

@@ -1,0 +1,38 @@
+//! `treestrap run`: a command or a shell in an image.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::{program::Program, stage_two::StageTwoArguments};
+use crate::{Result, pipeline};
+
+/// Run a command, or a shell, in an image; changes are thrown away
+///
+/// Opens the sandbox of stage 2 over a configured image, whatever its architecture, without
+/// network. Gives the command's exit status, or 128 and the number of the signal that ended it.
+///
+/// Examples:
+///   treestrap run board                                a shell
+///   treestrap run board -- dpkg -l                     a command
+///   treestrap run --failed board                       a shell where `configure` failed
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    /// The image
+    image: String,
+    /// Start in the state that a failed `configure` left
+    #[arg(long)]
+    failed: bool,
+    /// The command and its arguments [default: a shell]
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+    #[command(flatten)]
+    stage_two: StageTwoArguments,
+}
+
+pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
+    program.check_image(&arguments.image)?;
+    let (session, options) = (program.session(None)?, arguments.stage_two.options());
+    pipeline::run(&session, &arguments.image, &arguments.command, &options, arguments.failed)
+}

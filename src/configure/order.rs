@@ -1,0 +1,260 @@
+//! In which order stage 2 runs preinst scripts and configures packages.
+//!
+//! dpkg itself orders what it configures; what it cannot know is that everything was unpacked
+//! before any script ran. So the Essential packages with all that they depend on come first, as
+//! when debootstrap(8) makes a base; then preinst scripts run, each after the packages that its
+//! Pre-Depends name are configured (policy 7.2); last, everything else is configured.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Context, Result,
+    artefacts::UnpackedPackage,
+    debian::{
+        deb822::{self, Stanza},
+        relation,
+    },
+};
+
+/// A step; packages are indices into the list that [`plan`] was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Run these preinst scripts with `install`, in this order.
+    Preinst(Vec<usize>),
+    /// `dpkg --configure` these.
+    Configure(Vec<usize>),
+    /// Load the debconf answers: debconf works now, and no package has asked yet but the base's.
+    Seed,
+    /// `dpkg --configure -a`.
+    ConfigureAll,
+}
+
+/// The steps for a set of unpacked packages.
+pub(super) fn plan(packages: &[UnpackedPackage]) -> Result<Vec<Step>> {
+    let graph = Graph::new(packages)?;
+    let has_preinst = |&p: &usize| packages[p].scripts.iter().any(|script| script == "preinst");
+    let mut steps = Vec::new();
+    let mut configured = graph.closure(&graph.essential);
+    let base = graph.in_order(&configured);
+    if !base.is_empty() {
+        steps.push(Step::Preinst(base.iter().copied().filter(|p| has_preinst(p)).collect()));
+        steps.push(Step::Configure(base));
+    }
+    steps.push(Step::Seed);
+    let all: BTreeSet<usize> = (0..packages.len()).filter(|p| !configured.contains(p)).collect();
+    let mut waiting: Vec<usize> = graph.in_order(&all).into_iter().filter(has_preinst).collect();
+    while !waiting.is_empty() {
+        let needs = |p: usize| graph.closure(&graph.pre_depends[p]);
+        let ready = |&p: &usize| {
+            needs(p).iter().all(|other| configured.contains(other) || *other == p || !waiting.contains(other))
+        };
+        let (mut now, later): (Vec<usize>, Vec<usize>) = waiting.iter().copied().partition(ready);
+        waiting = later;
+        if now.is_empty() {
+            // A circle of Pre-Depends, which policy forbids; begin somewhere.
+            now.push(waiting.remove(0));
+        }
+        let unconfigurable = |p: &usize| now.contains(p) || waiting.contains(p);
+        let wanted: BTreeSet<usize> = now
+            .iter()
+            .flat_map(|&p| needs(p))
+            .filter(|p| !configured.contains(p))
+            .filter(|&p| !graph.closure(&BTreeSet::from([p])).iter().any(unconfigurable))
+            .collect();
+        let wanted_in_order = graph.in_order(&wanted);
+        if !wanted_in_order.is_empty() {
+            steps.push(Step::Configure(wanted_in_order));
+            configured.extend(wanted);
+        }
+        steps.push(Step::Preinst(now));
+    }
+    steps.push(Step::ConfigureAll);
+    Ok(steps)
+}
+
+/// Who depends on whom.
+struct Graph<'a> {
+    packages: &'a [UnpackedPackage],
+    essential: BTreeSet<usize>,
+    pre_depends: Vec<BTreeSet<usize>>,
+    /// Depends and Pre-Depends.
+    depends: Vec<BTreeSet<usize>>,
+}
+
+impl<'a> Graph<'a> {
+    fn new(packages: &'a [UnpackedPackage]) -> Result<Self> {
+        let mut controls = Vec::with_capacity(packages.len());
+        let mut providers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (index, package) in packages.iter().enumerate() {
+            let control = deb822::parse(&package.control)
+                .map_err(|e| crate::Error::input(format!("{}: its control file: {e}", package.name)))?
+                .into_iter()
+                .next()
+                .map_or_else(Stanza::default, |(_, stanza)| stanza);
+            providers.entry(package.name.clone()).or_default().insert(0, index);
+            for provided in names(&control, "Provides", package)?.into_iter().flatten() {
+                providers.entry(provided).or_default().push(index);
+            }
+            controls.push(control);
+        }
+        let mut graph = Graph {
+            packages,
+            essential: BTreeSet::new(),
+            pre_depends: vec![BTreeSet::new(); packages.len()],
+            depends: vec![BTreeSet::new(); packages.len()],
+        };
+        for (index, control) in controls.iter().enumerate() {
+            let of = |field| -> Result<BTreeSet<usize>> {
+                let groups = names(control, field, &packages[index])?;
+                let chosen = groups.iter().filter_map(|alternatives| {
+                    alternatives.iter().find_map(|name| providers.get(name)).and_then(|p| p.first()).copied()
+                });
+                Ok(chosen.filter(|&other| other != index).collect())
+            };
+            graph.pre_depends[index] = of("Pre-Depends")?;
+            graph.depends[index] = &graph.pre_depends[index] | &of("Depends")?;
+            if control.get("Essential").is_some_and(|value| value == "yes") {
+                graph.essential.insert(index);
+            }
+        }
+        Ok(graph)
+    }
+
+    /// `roots` with all that they depend on.
+    fn closure(&self, roots: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let mut found = roots.clone();
+        let mut queue: Vec<usize> = roots.iter().copied().collect();
+        while let Some(package) = queue.pop() {
+            queue.extend(self.depends[package].iter().copied().filter(|&other| found.insert(other)));
+        }
+        found
+    }
+
+    /// Dependencies before what depends on them, else by rank and name; circles begin anywhere.
+    fn in_order(&self, set: &BTreeSet<usize>) -> Vec<usize> {
+        let mut roots: Vec<usize> = set.iter().copied().collect();
+        roots.sort_by_key(|&p| (rank(&self.packages[p].name), &self.packages[p].qualified_name));
+        let mut seen = BTreeSet::new();
+        let mut order = Vec::with_capacity(set.len());
+        // Depth first without recursion: dependency chains are as long as an archive makes them.
+        for root in roots {
+            let mut stack = vec![(root, false)];
+            while let Some((package, done)) = stack.pop() {
+                if done {
+                    order.push(package);
+                } else if set.contains(&package) && seen.insert(package) {
+                    stack.push((package, true));
+                    stack.extend(self.depends[package].iter().rev().map(|&other| (other, false)));
+                }
+            }
+        }
+        order
+    }
+}
+
+/// What scripts of the base use without a dependency that says so (policy 3.8 lets them count on
+/// Essential packages, which here are not configured yet): debootstrap(8) has the same order.
+fn rank(name: &str) -> usize {
+    // base-passwd makes /etc/passwd; an awk's postinst makes /usr/bin/awk.
+    const FIRST: [&str; 4] = ["base-passwd", "mawk", "original-awk", "gawk"];
+    FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len())
+}
+
+/// The names in a relation field: alternatives in groups.
+fn names(control: &Stanza, field: &str, package: &UnpackedPackage) -> Result<Vec<Vec<String>>> {
+    let mut groups = vec![Vec::new()];
+    for relation in relation::alternatives(control.get(field).unwrap_or_default().as_bytes()) {
+        let relation = relation
+            .map_err(|e| crate::Error::input(format!("{field}: {e}")))
+            .with_context(|| format!("{}: its control file", package.name))?;
+        groups
+            .last_mut()
+            .expect("there is always a group")
+            .push(String::from_utf8_lossy(relation.name).into_owned());
+        if !relation.or_next {
+            groups.push(Vec::new());
+        }
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, fields: &str, scripts: &[&str]) -> UnpackedPackage {
+        UnpackedPackage {
+            name: name.into(),
+            qualified_name: name.into(),
+            version: "1".into(),
+            architecture: "armhf".into(),
+            control: format!("Package: {name}\nVersion: 1\nArchitecture: armhf\n{fields}"),
+            scripts: scripts.iter().map(|s| s.to_string()).collect(),
+            newest: 0,
+        }
+    }
+
+    fn named(packages: &[UnpackedPackage], steps: &[Step]) -> Vec<String> {
+        let list = |p: &[usize]| p.iter().map(|&i| packages[i].name.as_str()).collect::<Vec<_>>().join(" ");
+        steps
+            .iter()
+            .map(|step| match step {
+                Step::Preinst(p) => format!("preinst {}", list(p)),
+                Step::Configure(p) => format!("configure {}", list(p)),
+                Step::Seed => "seed".into(),
+                Step::ConfigureAll => "configure -a".into(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_base_comes_first_and_pre_depends_are_configured_before_a_preinst() {
+        let packages = [
+            package("app", "Pre-Depends: helper (>= 1)\nDepends: libx\n", &["preinst", "postinst"]),
+            package("awkward", "", &["preinst"]),
+            package("base-files", "Essential: yes\nPre-Depends: awk\n", &["postinst"]),
+            package("base-passwd", "Essential: yes\nDepends: libc6\n", &["preinst"]),
+            package("helper", "Depends: libx | other\n", &[]),
+            package("libc6", "", &[]),
+            package("libx", "Depends: libc6\n", &[]),
+            package("mawk", "Provides: awk\nDepends: libc6\n", &[]),
+        ];
+        let steps = plan(&packages).expect("a plan");
+        assert_eq!(
+            named(&packages, &steps),
+            [
+                "preinst base-passwd",
+                "configure libc6 base-passwd mawk base-files",
+                "seed",
+                "configure libx helper",
+                "preinst app awkward",
+                "configure -a",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_preinst_that_another_waits_for_runs_before_that_is_configured() {
+        let packages = [
+            package("a", "Pre-Depends: b\n", &["preinst"]),
+            package("b", "Pre-Depends: c\n", &["preinst"]),
+            package("c", "", &[]),
+            package("x", "Pre-Depends: y\n", &["preinst"]),
+            package("y", "Pre-Depends: x\n", &["preinst"]),
+        ];
+        let steps = plan(&packages).expect("a plan, in spite of the circle");
+        assert_eq!(
+            named(&packages, &steps),
+            [
+                "seed",
+                "configure c",
+                "preinst b",
+                "configure b",
+                "preinst a",
+                "preinst y",
+                "preinst x",
+                "configure -a"
+            ]
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! `--tier`, `--view`, `--accelerate` and `--require`: what the user asks of the sandbox, checked
+//! against what it gives.
+
+use sandbox::{Enforced, Tier, View};
+
+use crate::{Error, Result, report::Reporter};
+
+/// What must not degrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    required: Vec<Requirement>,
+}
+
+/// Something that `--require` can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Requirement {
+    FullTier,
+    CheckoutView,
+    Seccomp,
+    NoSync,
+    /// Nothing at all may be less than asked.
+    Everything,
+}
+
+/// What `--require` takes, for its error.
+const NAMES: [(&str, Requirement); 5] = [
+    ("tier=full", Requirement::FullTier),
+    ("view=checkout", Requirement::CheckoutView),
+    ("seccomp", Requirement::Seccomp),
+    ("no-sync", Requirement::NoSync),
+    ("all", Requirement::Everything),
+];
+
+impl Requirements {
+    /// From the options; what this version of treestrap cannot give is an error at once.
+    pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
+        for (option, value, given) in [
+            ("tier", &options.tier, &["auto", "full"][..]),
+            ("view", &options.view, &["auto", "checkout"]),
+            ("accelerate", &options.accelerate, &["auto", "off"]),
+        ] {
+            if let Some(value) = value
+                && !given.contains(&value.as_str())
+            {
+                let message = format!("--{option} {value}: this version of treestrap has no such {option}");
+                return Err(Error::machine(message).hint(format!("--{option} {}", given.join(" or "))));
+            }
+        }
+        let required = options.require.iter().map(|name| {
+            NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(
+                || {
+                    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+                    Error::machine(format!("--require {name}: this version of treestrap cannot promise that"))
+                        .hint(format!("it can promise {}", names.join(", ")))
+                },
+            )
+        });
+        Ok(Requirements { required: required.collect::<Result<_>>()? })
+    }
+
+    /// Reports what is less than was asked; an error if it was required.
+    pub(super) fn check(&self, enforced: &Enforced, image: &str, reporter: &dyn Reporter) -> Result<()> {
+        for degraded in &enforced.inside.degraded {
+            reporter.note(image, degraded.clone());
+        }
+        let unmet = self.required.iter().find(|requirement| match requirement {
+            Requirement::FullTier => enforced.tier != Tier::Full,
+            Requirement::CheckoutView => enforced.view != View::Checkout,
+            Requirement::Seccomp => !enforced.inside.seccomp,
+            Requirement::NoSync => !enforced.inside.no_sync,
+            Requirement::Everything => !enforced.inside.degraded.is_empty(),
+        });
+        let Some(unmet) = unmet else { return Ok(()) };
+        let name = NAMES.iter().find(|(_, requirement)| requirement == unmet).map_or("", |(name, _)| name);
+        let message =
+            format!("--require {name}: this machine gives less: {}", enforced.inside.degraded.join("; "));
+        Err(Error::machine(message).hint("treestrap doctor"))
+    }
+}

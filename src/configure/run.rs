@@ -1,0 +1,398 @@
+//! Runs the scripts of stage 2 in their order, listens to them, and says which one failed how.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{BufRead, BufReader, PipeReader, pipe},
+    os::fd::OwnedFd,
+    sync::{
+        atomic::AtomicBool,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use sandbox::{Command, Outcome, Session, Status, Stdio};
+
+use super::{
+    Inputs,
+    journal::Journal,
+    order::{self, Step},
+    status_fd::{self, Line},
+};
+use crate::{
+    Context, Error, Result,
+    artefacts::UnpackedPackage,
+    report::{Event, Reporter, Stage},
+};
+
+/// The descriptor on which dpkg says what it does. Scripts inherit it; above what shells use.
+const STATUS_FD: i32 = 9;
+
+/// How long output of processes that a script left behind is waited for.
+const AFTERMATH: Duration = Duration::from_millis(200);
+
+/// How long the last lines of a failed script may take through their pipe.
+const STRAGGLING: Duration = Duration::from_millis(50);
+
+/// Options of every dpkg run, a reason each.
+const DPKG_OPTIONS: &[&str] = &[
+    // A conffile that a script made before: keep it, as nobody is there to ask; where the package
+    // has an opinion, take that.
+    "--force-confdef",
+    "--force-confold",
+    // The first failure is the one to look at.
+    "--abort-after=1",
+];
+
+/// The scripts of one stage 2.
+pub(super) struct Scripts<'a> {
+    inputs: &'a Inputs<'a>,
+    session: &'a mut Session,
+    reporter: &'a dyn Reporter,
+    stop: &'a AtomicBool,
+    journal: Journal,
+    seconds: Seconds,
+}
+
+/// Which package is being worked at since when, and how long the others took.
+#[derive(Default)]
+struct Seconds {
+    current: Option<(String, Instant)>,
+    spent: Vec<(String, f64)>,
+    installed: BTreeSet<String>,
+}
+
+impl Seconds {
+    fn begin(&mut self, package: &str) {
+        self.end();
+        self.current = Some((package.to_owned(), Instant::now()));
+    }
+
+    fn end(&mut self) {
+        let Some((package, since)) = self.current.take() else { return };
+        let seconds = since.elapsed().as_secs_f64();
+        match self.spent.iter_mut().find(|(name, _)| *name == package) {
+            Some((_, spent)) => *spent += seconds,
+            None => self.spent.push((package, seconds)),
+        }
+    }
+}
+
+/// What a program inside says.
+enum Said {
+    Output(String),
+    Status(String),
+}
+
+impl<'a> Scripts<'a> {
+    pub(super) fn new(
+        inputs: &'a Inputs<'a>,
+        session: &'a mut Session,
+        reporter: &'a dyn Reporter,
+        stop: &'a AtomicBool,
+    ) -> Result<Self> {
+        let journal = Journal::create(&inputs.logs, &inputs.composed.image)?;
+        Ok(Scripts { inputs, session, reporter, stop, journal, seconds: Seconds::default() })
+    }
+
+    /// All steps.
+    pub(super) fn run(&mut self) -> Result<()> {
+        let packages = self.inputs.composed.packages.as_slice();
+        let result =
+            order::plan(packages).and_then(|steps| steps.iter().try_for_each(|step| self.step(step)));
+        self.journal.flush()?;
+        result
+    }
+
+    /// The seconds that each package took, in the order in which they were first worked at.
+    pub(super) fn finish(mut self) -> Result<Vec<(String, f64)>> {
+        self.journal.flush()?;
+        Ok(self.seconds.spent)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        let packages = self.inputs.composed.packages.as_slice();
+        match step {
+            Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
+            Step::Configure(list) => {
+                let names: Vec<&str> =
+                    list.iter().map(|&index| packages[index].qualified_name.as_str()).collect();
+                self.dpkg(&names)
+            }
+            Step::Seed => self.seed(),
+            Step::ConfigureAll => self.dpkg(&["-a"]).and_then(|()| self.check_all_installed()),
+        }
+    }
+
+    /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),
+    /// dpkg's src/main/script.c).
+    fn preinst(&mut self, package: &UnpackedPackage) -> Result<()> {
+        let script = format!("/var/lib/dpkg/info/{}.preinst", package.qualified_name);
+        let instances =
+            self.inputs.composed.packages.iter().filter(|other| other.name == package.name).count();
+        let command = Command::new([script.as_str(), "install"])
+            .env("DPKG_MAINTSCRIPT_PACKAGE", &package.name)
+            .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", instances.to_string())
+            .env("DPKG_MAINTSCRIPT_ARCH", &package.architecture)
+            .env("DPKG_MAINTSCRIPT_NAME", "preinst")
+            .env("DPKG_MAINTSCRIPT_DEBUG", "0")
+            .env("DPKG_RUNNING_VERSION", self.dpkg_version())
+            .env("DPKG_ADMINDIR", "/var/lib/dpkg")
+            .env("DPKG_ROOT", "");
+        self.seconds.begin(&package.qualified_name);
+        let (status, _) = self.command(&format!("{script} install"), command, None)?;
+        self.seconds.end();
+        if status.success() {
+            return Ok(());
+        }
+        Err(self.failure(&package.qualified_name, "pre-installation script", &how(status.outcome)))
+    }
+
+    /// The version of the image's dpkg without its Debian revision, which scripts compare with.
+    fn dpkg_version(&self) -> String {
+        let packages = &self.inputs.composed.packages;
+        let version = packages.iter().find(|package| package.name == "dpkg").map_or("", |dpkg| &dpkg.version);
+        version.split_once(':').map_or(version, |(_, rest)| rest).to_owned()
+    }
+
+    fn dpkg(&mut self, what: &[&str]) -> Result<()> {
+        let fd = STATUS_FD.to_string();
+        let mut arguments = vec!["dpkg", "--status-fd", &fd];
+        arguments.extend(DPKG_OPTIONS);
+        arguments.push("--configure");
+        arguments.extend(what);
+        let heading = format!("dpkg --configure {}", what.join(" "));
+        let (status, failures) = self.command(&heading, Command::new(arguments.iter().copied()), None)?;
+        self.seconds.end();
+        if let Some(failure) = failures.into_iter().next() {
+            return Err(failure);
+        }
+        if status.success() {
+            return Ok(());
+        }
+        Err(self.failure("dpkg", &heading, &how(status.outcome)))
+    }
+
+    /// Loads the debconf answers of the preseed file.
+    fn seed(&mut self) -> Result<()> {
+        let Some(path) = self.inputs.preseed else { return Ok(()) };
+        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let command = Command::new(["debconf-set-selections"]);
+        let (status, _) = self.command("debconf-set-selections", command, Some(file.into()))?;
+        if status.success() {
+            return Ok(());
+        }
+        let program = format!("debconf-set-selections with {}", path.display());
+        Err(self.failure("debconf", &program, &how(status.outcome)))
+    }
+
+    /// `dpkg --configure -a` is content with packages that it cannot get any further; we are not.
+    fn check_all_installed(&mut self) -> Result<()> {
+        let query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${binary:Package}\\n"];
+        let (status, output) = self.output(Command::new(query))?;
+        if !status.success() {
+            return Err(self.failure("dpkg", "dpkg-query -W", &how(status.outcome)));
+        }
+        let wanting: Vec<&str> = output
+            .iter()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(state, _)| *state != "installed")
+            .map(|(_, package)| package)
+            .collect();
+        if wanting.is_empty() {
+            return Ok(());
+        }
+        Err(Error::input(format!("dpkg could not configure {}", wanting.join(" "))))
+    }
+
+    /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
+    fn command(
+        &mut self,
+        heading: &str,
+        command: Command,
+        stdin: Option<OwnedFd>,
+    ) -> Result<(Status, Vec<Error>)> {
+        self.journal.heading(heading)?;
+        self.reporter.detail(&self.inputs.composed.image, heading.to_owned());
+        let (said, command) = listen(command, stdin, true)?;
+        let mut failures = Vec::new();
+        let (finished, is_over) = channel();
+        let status = std::thread::scope(|scope| {
+            let follower = {
+                let (journal, seconds) = (&mut self.journal, &mut self.seconds);
+                let follower = Follower { inputs: self.inputs, reporter: self.reporter, journal, seconds };
+                let failures = &mut failures;
+                scope.spawn(move || follower.follow(&said, &is_over, failures))
+            };
+            let status = self.session.run_unless(&command, self.stop);
+            // The last writers on this side: the listeners now see the end of the pipes.
+            drop(command);
+            drop(finished);
+            let followed = follower.join().unwrap_or_else(|_| Err(Error::bug("the listener panicked")));
+            Ok::<_, Error>((status.with_context(|| heading.to_owned())?, followed?))
+        })?
+        .0;
+        Ok((status, failures))
+    }
+
+    /// Runs a command; gives its lines.
+    fn output(&mut self, command: Command) -> Result<(Status, Vec<String>)> {
+        let (said, command) = listen(command, None, false)?;
+        let status = self.session.run_unless(&command, self.stop).context("asking dpkg")?;
+        drop(command);
+        let lines = said.iter().filter_map(|said| match said {
+            Said::Output(line) => Some(line),
+            Said::Status(_) => None,
+        });
+        Ok((status, lines.collect()))
+    }
+
+    fn failure(&self, package: &str, what: &str, how: &str) -> Error {
+        failure(&self.journal, package, &format!("{what} {how}"))
+    }
+}
+
+/// The error of a failed script: package, what happened, the last lines, the log.
+fn failure(journal: &Journal, package: &str, what: &str) -> Error {
+    let mut message = format!("package {package}: {what}");
+    let tail = journal.tail();
+    let disk_full = tail.iter().any(|line| line.contains("No space left on device"));
+    if !tail.is_empty() {
+        message.push_str("\n  its last lines:");
+    }
+    for line in tail {
+        message.push_str("\n  | ");
+        message.push_str(&line);
+    }
+    message.push_str(&format!("\n  the whole log: {}", journal.path().display()));
+    if disk_full {
+        // Not the package's fault (ENOSPC, as the C library words it in every locale of ours).
+        let hint = "free some space (df -h), then run the same command again: what was done before is kept";
+        return Error::machine(message).hint(hint);
+    }
+    Error::input(message)
+}
+
+/// `exited with status 3`, `was killed by signal 11 (SIGSEGV)`.
+fn how(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Exited(127) => {
+            "could not start: a program or interpreter that it needs is missing".to_owned()
+        }
+        Outcome::Exited(status) => format!("exited with status {status}"),
+        Outcome::Signalled(signal) => format!("was killed by signal {signal}{}", signal_name(signal)),
+    }
+}
+
+/// Names of the signals that crashes and limits come with (signal(7); equal on all Linux
+/// architectures but MIPS and SPARC, which are no hosts of ours).
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        4 => " (SIGILL)",
+        6 => " (SIGABRT)",
+        7 => " (SIGBUS)",
+        8 => " (SIGFPE)",
+        9 => " (SIGKILL; out of memory?)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+/// Connects a command's output, and dpkg's status lines if wanted, to a channel, which ends when the
+/// command is over and the value dropped.
+fn listen(mut command: Command, stdin: Option<OwnedFd>, status: bool) -> Result<(Receiver<Said>, Command)> {
+    let (sender, receiver) = channel();
+    let (reader, writer) = pipe().context("making a pipe")?;
+    spawn_reader(reader, sender.clone(), Said::Output);
+    command.stderr = Stdio::Descriptor(writer.try_clone().context("duplicating a pipe")?.into());
+    command.stdout = Stdio::Descriptor(writer.into());
+    command.stdin = stdin.map_or(Stdio::Null, Stdio::Descriptor);
+    if status {
+        let (reader, writer) = pipe().context("making a pipe")?;
+        spawn_reader(reader, sender, Said::Status);
+        command.descriptors.push((writer.into(), STATUS_FD));
+    }
+    Ok((receiver, command))
+}
+
+/// Reads lines on a thread of its own, which ends when the last writer has closed the pipe: at the
+/// latest with the sandbox.
+fn spawn_reader(reader: PipeReader, sender: Sender<Said>, kind: fn(String) -> Said) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
+            if sender.send(kind(String::from_utf8_lossy(&line).into_owned())).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+}
+
+/// Follows what a command says while it runs.
+struct Follower<'a> {
+    inputs: &'a Inputs<'a>,
+    reporter: &'a dyn Reporter,
+    journal: &'a mut Journal,
+    seconds: &'a mut Seconds,
+}
+
+impl Follower<'_> {
+    /// Until all writers are gone; or, once the command is over, until nobody says anything.
+    fn follow(mut self, said: &Receiver<Said>, over: &Receiver<()>, failures: &mut Vec<Error>) -> Result<()> {
+        loop {
+            match said.recv_timeout(AFTERMATH) {
+                Ok(Said::Output(line)) => self.output(&line)?,
+                Ok(Said::Status(line)) => match status_fd::parse(&line) {
+                    Some(Line::Error { package, message }) => {
+                        // What the script printed came before, but through another pipe.
+                        while let Ok(Said::Output(line)) = said.recv_timeout(STRAGGLING) {
+                            self.output(&line)?;
+                        }
+                        failures.push(failure(self.journal, package, message));
+                    }
+                    Some(line) => self.status(&line),
+                    None => {}
+                },
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    // The other end of `over` is dropped with the command.
+                    if over.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A line of output. dpkg's own headings tell where a package's begin: they come through the same
+    /// pipe as what scripts print, which its status lines do not.
+    fn output(&mut self, line: &str) -> Result<()> {
+        if line.starts_with("Setting up ") || line.starts_with("Processing triggers for ") {
+            self.journal.next_package();
+        }
+        self.journal.line(line)
+    }
+
+    fn status(&mut self, line: &Line<'_>) {
+        match *line {
+            Line::Processing { package, .. } => self.seconds.begin(package),
+            Line::Status { package, status: "installed" } => {
+                self.seconds.installed.insert(package.to_owned());
+                self.reporter.event(Event::Progress {
+                    image: self.inputs.composed.image.clone(),
+                    stage: Stage::Configure,
+                    done: self.seconds.installed.len() as u64,
+                    item: package.to_owned(),
+                });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `[images.NAME]`: what an image is made of.
+
+use toml::Spanned;
+
+use super::{did_you_mean, document::Section, package};
+use crate::{
+    Error, Result,
+    artefacts::{Constraint, Image, PackageRequest, Pin, Repository, Request},
+};
+
+/// The keys of an image.
+const KEYS: &[&str] =
+    &["arch", "packages", "repos", "recommends", "essential", "priority", "pins", "preseed"];
+
+/// The keys of a pin.
+const PIN_KEYS: &[&str] = &["package", "pin", "priority"];
+
+/// The priorities that can be asked for as a set (policy 2.5). `optional` is nearly the whole
+/// archive and conflicts with itself.
+const PRIORITIES: &[&str] = &["required", "important", "standard"];
+
+/// All images, in the file's order; never none.
+pub(super) fn read_all(root: &Section<'_>, repositories: &[Repository]) -> Result<Vec<Image>> {
+    let sections = root.named_sections("images", KEYS)?;
+    if sections.is_empty() {
+        return Err(root
+            .incomplete("no image: nothing to build")
+            .hint("add [images.NAME] with arch = \"armhf\" and packages = [\"systemd-sysv\"]"));
+    }
+    sections.iter().map(|(name, section)| read(name, section, repositories)).collect()
+}
+
+fn read(name: &Spanned<String>, section: &Section<'_>, repositories: &[Repository]) -> Result<Image> {
+    if let Err(error) = check_name(name.get_ref()) {
+        return Err(section.error(name.span(), &error).hint(error.get_hint().unwrap_or_default()));
+    }
+    let request = Request {
+        image: name.get_ref().clone(),
+        architecture: architecture(section)?,
+        repositories: chosen(section, repositories)?,
+        packages: packages(section)?,
+        recommends: section.boolean("recommends")?.unwrap_or(false),
+        essential: section.boolean("essential")?.unwrap_or(true),
+        priority: priorities(section)?,
+        pins: pins(section)?,
+    };
+    let wants_something = request.packages.iter().any(|wanted| wanted.constraint != Constraint::Absent);
+    if !wants_something && !request.essential && request.priority.is_empty() {
+        return Err(section.incomplete("asks for no package at all").hint("add some to packages"));
+    }
+    let preseed = match section.text("preseed")? {
+        Some(path) if path.get_ref().is_empty() => {
+            return Err(section.error(path.span(), format!("{} names no file", section.path("preseed"))));
+        }
+        path => path.map(|path| section.folder().join(path.get_ref())),
+    };
+    let lock = section.folder().join(format!("{}.lock", name.get_ref()));
+    Ok(Image { request, lock, preseed })
+}
+
+/// Whether `name` can name an image. It becomes a fragment of a ref, for which libostree allows
+/// `[-._\w\d]+` (ostree-core.c, `OSTREE_REF_FRAGMENT_REGEXP`), and the name of its lock and of
+/// folders: so it does not begin with a dot, nor with a dash, which reads as an option.
+pub fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if !name.is_empty() && name.chars().all(plain) && !name.starts_with(['.', '-']) {
+        return Ok(());
+    }
+    Err(Error::input(format!("{name:?} cannot name an image"))
+        .hint("use ASCII letters, digits, '-', '.' and '_', and begin with neither '.' nor '-'"))
+}
+
+fn architecture(section: &Section<'_>) -> Result<String> {
+    let arch = section.text("arch")?;
+    let arch = arch.ok_or_else(|| section.incomplete("needs arch, such as arch = \"armhf\""))?;
+    match package::check_architecture(arch.get_ref()) {
+        Ok(()) => Ok(arch.into_inner()),
+        Err(hint) => {
+            let message = format!("{:?} is no architecture of Debian", arch.get_ref());
+            Err(section.error(arch.span(), message).hint(hint))
+        }
+    }
+}
+
+/// The image's repositories in the order of its own list, or all of them in the file's.
+fn chosen(section: &Section<'_>, repositories: &[Repository]) -> Result<Vec<Repository>> {
+    let Some(list) = section.texts("repos")? else { return Ok(repositories.to_vec()) };
+    let path = section.path("repos");
+    if list.get_ref().is_empty() {
+        let error = section.error(list.span(), format!("{path} is empty"));
+        return Err(error.hint("name at least one, or leave repos out for all of them"));
+    }
+    let mut chosen: Vec<Repository> = Vec::new();
+    for item in list.get_ref() {
+        let name = item.get_ref();
+        let Some(repository) = repositories.iter().find(|repository| repository.name == *name) else {
+            let known: Vec<&str> = repositories.iter().map(|repository| repository.name.as_str()).collect();
+            let error = section.error(item.span(), format!("there is no [repos.{name}]"));
+            return Err(error.hint(did_you_mean(name, &known, "repositories")));
+        };
+        if chosen.contains(repository) {
+            return Err(section.error(item.span(), format!("{path} names {name:?} twice")));
+        }
+        chosen.push(repository.clone());
+    }
+    Ok(chosen)
+}
+
+/// The packages; one that is there twice in the same words counts once.
+fn packages(section: &Section<'_>) -> Result<Vec<PackageRequest>> {
+    let list = section.texts("packages")?;
+    let list =
+        list.ok_or_else(|| section.incomplete("needs packages, such as packages = [\"systemd-sysv\"]"))?;
+    let mut packages: Vec<PackageRequest> = Vec::new();
+    for item in list.get_ref() {
+        let wanted = package::parse(item.get_ref()).map_err(|problem| {
+            let message = format!("{:?} in {}: {}", item.get_ref(), section.path("packages"), problem.what);
+            section.error(item.span(), message).hint(problem.hint)
+        })?;
+        match packages.iter().find(|other| other.name == wanted.name) {
+            Some(other) if *other == wanted => {}
+            Some(_) => {
+                let message = format!("{} asks for {} in two ways", section.path("packages"), wanted.name);
+                return Err(section.error(item.span(), message).hint("keep one of the two"));
+            }
+            None => packages.push(wanted),
+        }
+    }
+    Ok(packages)
+}
+
+fn priorities(section: &Section<'_>) -> Result<Vec<String>> {
+    let Some(list) = section.texts("priority")? else { return Ok(Vec::new()) };
+    for item in list.get_ref() {
+        if !PRIORITIES.contains(&item.get_ref().as_str()) {
+            let message = format!("{:?} is no priority that can be asked for", item.get_ref());
+            let hint = did_you_mean(item.get_ref(), PRIORITIES, "priorities");
+            return Err(section.error(item.span(), message).hint(hint));
+        }
+    }
+    Ok(list.into_inner().into_iter().map(Spanned::into_inner).collect())
+}
+
+fn pins(section: &Section<'_>) -> Result<Vec<Pin>> {
+    section.listed_sections("pins", PIN_KEYS)?.iter().map(pin).collect()
+}
+
+/// One pin. What stands after its first word is left to the resolver, which knows what it means.
+fn pin(section: &Section<'_>) -> Result<Pin> {
+    let needed = |key: &str, example: &str| -> Result<Spanned<String>> {
+        let text = section.text(key)?.filter(|text| !text.get_ref().trim().is_empty());
+        text.ok_or_else(|| section.incomplete(format!("needs {key}, such as {key} = {example:?}")))
+    };
+    let package = needed("package", "*")?;
+    let pin = needed("pin", "release n=bookworm-backports")?;
+    let priority = section.integer("priority")?;
+    let priority = priority.ok_or_else(|| section.incomplete("needs priority, such as priority = 500"))?;
+    let mut words = pin.get_ref().split_whitespace();
+    if !matches!(words.next(), Some("release" | "version" | "origin")) || words.next().is_none() {
+        let message = format!("{:?} is no pin", pin.get_ref());
+        let hint = "it begins with release, version or origin, as after Pin: in apt_preferences(5)";
+        return Err(section.error(pin.span(), message).hint(hint));
+    }
+    // apt keeps priorities in a signed short, and calls 0 undefined (apt_preferences(5)).
+    match i16::try_from(*priority.get_ref()) {
+        Ok(number) if number != 0 => {
+            Ok(Pin { package: package.into_inner(), pin: pin.into_inner(), priority: number.into() })
+        }
+        _ => {
+            let message = "a pin's priority lies from -32768 to 32767 and is not 0";
+            Err(section.error(priority.span(), message))
+        }
+    }
+}

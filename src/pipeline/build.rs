@@ -1,0 +1,93 @@
+//! `build`: all stages of several images, doing only what is missing.
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use super::{LockMode, Session, StageTwo, compose_locked, locks, pool, stage_two, tools};
+use crate::{
+    Error, Result,
+    artefacts::{Committed, Image, Lockfile},
+    store::Store,
+};
+
+/// All of it, doing only what is missing; one result an image, in their order.
+///
+/// A lock that is there is used as it is. What several images need is downloaded once, before any
+/// of them is composed; then as many images as there are processors are made at a time.
+pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec<Result<Committed>> {
+    let locked: Vec<Result<Lockfile>> = images.iter().map(|image| lock_of(session, image)).collect();
+    let ready: Vec<(&Image, &Lockfile)> = images
+        .iter()
+        .zip(&locked)
+        .filter_map(|(image, lockfile)| lockfile.as_ref().ok().map(|lockfile| (image, lockfile)))
+        .collect();
+    let fetched = pool::fetch_locked(session, &ready);
+    let mut results: Vec<Option<Result<Committed>>> = locked.iter().map(|_| None).collect();
+    let mut queue = VecDeque::new();
+    for (position, lockfile) in locked.into_iter().enumerate() {
+        match lockfile {
+            Ok(lockfile) => queue.push_back((position, lockfile)),
+            Err(error) => results[position] = Some(Err(error)),
+        }
+    }
+    if let Err(error) = fetched {
+        // One download for all: its error is said once, and stops what needed it.
+        let mut error = Some(error);
+        for (position, _) in queue.drain(..) {
+            let stopped =
+                || Error::input(format!("{}: its packages are not there", images[position].request.image));
+            results[position] = Some(Err(error.take().unwrap_or_else(stopped)));
+        }
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(queue.len());
+    let (queue, done) = (Mutex::new(queue), Mutex::new(results));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some((position, lockfile)) = next else { return };
+                    let result = build_one(session, &images[position], &lockfile, options);
+                    done.lock().unwrap_or_else(PoisonError::into_inner)[position] = Some(result);
+                }
+            });
+        }
+    });
+    let results = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(|| Err(Error::bug("an image was forgotten"))))
+        .collect()
+}
+
+/// The image's lock; makes one, and says so, where there is none.
+fn lock_of(session: &Session<'_>, image: &Image) -> Result<Lockfile> {
+    session.check_stop()?;
+    if let Some(lockfile) = locks::read_if_there(&image.lock)? {
+        return Ok(lockfile);
+    }
+    let locked = locks::lock(session, image, LockMode::Keep)?;
+    let made = format!("there was no lock: made {}", locked.path.display());
+    session.reporter.note(&image.request.image, made);
+    Ok(locked.lockfile)
+}
+
+fn build_one(
+    session: &Session<'_>,
+    image: &Image,
+    lockfile: &Lockfile,
+    options: &StageTwo,
+) -> Result<Committed> {
+    session.check_stop()?;
+    let composed = compose_locked(session, image, lockfile)?;
+    let store = Store::open(&session.repo)?;
+    if let Some(committed) = stage_two::finished(&store, image, &composed)? {
+        return Ok(committed);
+    }
+    let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
+    stage_two::configure_composed(session, image, options, &composed, emulator.as_ref())
+}

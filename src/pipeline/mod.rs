@@ -1,0 +1,193 @@
+//! The only module that orders stages: what each verb runs, and what is already there.
+//!
+//! | file | verbs |
+//! |---|---|
+//! | `locks` | `lock`, `lock --why` |
+//! | `pool` | `fetch`: debs into the repository |
+//! | `stage_two` | `configure`, `run` |
+//! | `build` | `build` |
+//! | `comparison` | `diff` |
+//! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
+
+mod build;
+mod comparison;
+mod locks;
+mod pool;
+mod stage_two;
+mod tools;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use crate::{
+    Context, Error, Result,
+    artefacts::{Composed, Image, Lockfile},
+    compose,
+    error::Kind,
+    export,
+    report::{Event, Reporter, Stage},
+    store::{Store, records::configured_reference},
+};
+
+/// Where things are, and what holds for the whole run.
+pub struct Session<'a> {
+    /// The OSTree repository; created as bare-user where it is missing.
+    pub repo: PathBuf,
+    /// Indexes: `$XDG_CACHE_HOME/treestrap`.
+    pub cache: PathBuf,
+    /// Logs: `$XDG_STATE_HOME/treestrap`.
+    pub state: PathBuf,
+    /// Whether the network may not be used.
+    pub offline: bool,
+    /// Where debs are kept, if the user asked for it (`--keep-debs`).
+    pub keep_debs: Option<PathBuf>,
+    /// Whether the plan of every sandbox is reported, as [`Event::Detail`](crate::report::Event)
+    /// (`--debug`).
+    pub debug: bool,
+    /// Who watches.
+    pub reporter: &'a dyn Reporter,
+    /// Set on Ctrl-C, SIGTERM and SIGHUP: every stage looks at it and ends with
+    /// `Kind::Interrupted`.
+    pub stop: &'a AtomicBool,
+}
+
+/// What `lock` does with a lock that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Keep its versions where the manifest still allows them.
+    Keep,
+    /// Move to the newest versions (`--update`).
+    Update,
+    /// Fail if it is not what the manifest asks for (`--check`); writes nothing.
+    Check,
+}
+
+/// What `lock` did.
+#[derive(Clone, Debug)]
+pub struct Locked {
+    /// The lock.
+    pub lockfile: Lockfile,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether the file was written; an unchanged lock is not touched.
+    pub written: bool,
+}
+
+/// What `export` writes.
+#[derive(Clone, Debug)]
+pub enum ExportTo {
+    /// A tar file; `-` is standard output.
+    Tar(PathBuf),
+    /// A folder.
+    Folder(PathBuf),
+}
+
+pub use build::build;
+pub use comparison::diff;
+pub use locks::{lock, why};
+pub use pool::fetch;
+pub use stage_two::{configure, run};
+
+pub use crate::artefacts::StageTwo;
+
+/// Stage 1.
+pub fn compose(session: &Session<'_>, image: &Image) -> Result<Composed> {
+    let lockfile = locks::read(&image.lock)?;
+    compose_locked(session, image, &lockfile)
+}
+
+/// Stage 1, for a lock that was read.
+fn compose_locked(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<Composed> {
+    let request = &image.request;
+    let ingested = pool::ingested(session, lockfile)?;
+    session.stage(&request.image, Stage::Compose, Some(lockfile.packages.len() as u64), "packages", || {
+        let store = Store::open(&session.repo)?;
+        let composed = compose::compose(&store, &request.image, &request.architecture, &ingested, None)?;
+        let summary = format!("{} packages, {}", composed.packages.len(), composed.commit);
+        Ok((composed, summary))
+    })
+}
+
+/// Writes an image's configured tree for the outside world.
+pub fn export(session: &Session<'_>, image: &str, to: &ExportTo) -> Result<()> {
+    let store = Store::open(&session.repo)?;
+    let commit = store.resolve(&configured_reference(image))?.ok_or_else(|| not_built(image))?;
+    session.stage(image, Stage::Export, None, "bytes", || {
+        match to {
+            ExportTo::Tar(path) if path.as_os_str() == "-" => {
+                export::tar(&store, commit, &mut std::io::stdout().lock())?;
+            }
+            ExportTo::Tar(path) => replace_file(path, |file| {
+                let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file);
+                export::tar(&store, commit, &mut buffered)?;
+                Ok(std::io::Write::flush(&mut buffered)?)
+            })?,
+            ExportTo::Folder(path) => export::folder(&store, commit, path, session.reporter)?,
+        }
+        let path = match to {
+            ExportTo::Tar(path) | ExportTo::Folder(path) => path,
+        };
+        Ok(((), path.display().to_string()))
+    })
+}
+
+/// The error for an image that has no configured commit.
+fn not_built(image: &str) -> Error {
+    Error::input(format!("{image}: not in the repository")).hint(format!("treestrap build {image}"))
+}
+
+/// Writes a file under another name beside it and renames it, so that nobody sees half of it.
+fn replace_file(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
+    let writing = || format!("writing {}", path.display());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)) // less the umask, as for any file
+        .tempfile_in(folder)
+        .with_context(writing)?;
+    write(file.as_file_mut()).with_context(writing)?;
+    file.as_file().sync_all().with_context(writing)?;
+    file.persist(path).map_err(|e| e.error).with_context(writing)?;
+    Ok(())
+}
+
+impl Session<'_> {
+    /// Runs a stage between its `Started` and `Finished` events; `work` gives its result and one
+    /// line that says what came out.
+    fn stage<T>(
+        &self,
+        image: &str,
+        stage: Stage,
+        total: Option<u64>,
+        unit: &'static str,
+        work: impl FnOnce() -> Result<(T, String)>,
+    ) -> Result<T> {
+        let image = image.to_owned();
+        self.reporter.event(Event::Started { image: image.clone(), stage, total, unit });
+        let started = Instant::now();
+        let (result, summary) = work()?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.reporter.event(Event::Finished { image, stage, seconds, summary });
+        Ok(result)
+    }
+
+    /// Fails if the user wants to stop.
+    fn check_stop(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::new(Kind::Interrupted, "interrupted")),
+            false => Ok(()),
+        }
+    }
+
+    /// The folder of sandboxes and checkouts that are in use, on the repository's file system.
+    fn work(&self) -> PathBuf {
+        self.repo.join("extensions/treestrap/work")
+    }
+
+    /// What a failed stage 2 of an image left.
+    fn kept(&self, image: &str) -> PathBuf {
+        self.repo.join("extensions/treestrap/failed").join(image)
+    }
+}

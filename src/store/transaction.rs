@@ -1,0 +1,275 @@
+//! Writing: objects are staged, and become visible, with the refs that name them, in one step.
+
+use std::{
+    collections::HashMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use ostree::{
+    ObjectType, gio,
+    gio::prelude::OutputStreamExtManual,
+    glib::{Variant, variant::ToVariant},
+};
+
+use super::{
+    COMMIT_TYPE, Folder, Node, checksum_variant, foreign,
+    object::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, link_text, metadata_variant, xattrs_variant},
+    parse_checksum, variant_type,
+};
+use crate::{
+    artefacts::Metadata,
+    digest::Sha256,
+    error::{Error, Result},
+};
+
+/// Files up to this size are written from memory, in one call; larger ones stream.
+const INLINE_LIMIT: u64 = 1 << 20;
+
+/// A transaction: dropped without [`Transaction::commit`], nothing of it stays.
+pub struct Transaction {
+    repo: ostree::Repo,
+    path: PathBuf,
+    open: bool,
+    /// Written dirmeta objects, by their bytes: a tree has thousands of folders and few kinds.
+    dirmetas: HashMap<Vec<u8>, Sha256>,
+    buffer: Vec<u8>,
+}
+
+impl Transaction {
+    pub(super) fn begin(repo: ostree::Repo, path: PathBuf) -> Result<Self> {
+        let prepared = repo.prepare_transaction(gio::Cancellable::NONE);
+        prepared.map_err(|error| {
+            foreign(error, &path).context(format!("writing to the repository {}", path.display()))
+        })?;
+        Ok(Transaction { repo, path, open: true, dirmetas: HashMap::new(), buffer: Vec::new() })
+    }
+
+    /// Makes everything that was written durable (one syncfs), then visible, then moves the refs.
+    ///
+    /// # Errors
+    /// `Kind::Machine` for a full disk and its like; then no ref has moved.
+    pub fn commit(mut self) -> Result<()> {
+        self.open = false;
+        match self.repo.commit_transaction(gio::Cancellable::NONE) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.open = true; // so that Drop aborts it
+                Err(self.foreign(error))
+            }
+        }
+    }
+
+    /// Lets a ref name a commit, once the transaction is committed.
+    pub fn set_reference(&self, reference: &str, commit: Sha256) {
+        self.repo.transaction_set_ref(None, reference, Some(&commit.to_string()));
+    }
+
+    /// Writes a regular file of exactly `size` bytes.
+    ///
+    /// # Errors
+    /// `Kind::Input` if the content is shorter or longer; `Kind::Machine` for a full disk; what
+    /// the reader reports.
+    pub fn write_file(&mut self, metadata: &Metadata, content: &mut dyn Read, size: u64) -> Result<Sha256> {
+        let mode = S_IFREG | (metadata.mode & !S_IFMT);
+        let xattrs = xattrs_variant(&metadata.xattrs);
+        let checksum = if size <= INLINE_LIMIT {
+            self.buffer.clear();
+            content.take(size + 1).read_to_end(&mut self.buffer)?;
+            exactly(self.buffer.len() as u64, size)?;
+            self.repo
+                .write_regfile_inline(
+                    None,
+                    metadata.uid,
+                    metadata.gid,
+                    mode,
+                    Some(&xattrs),
+                    &self.buffer,
+                    gio::Cancellable::NONE,
+                )
+                .map_err(|error| self.foreign(error))?
+        } else {
+            let writer = self
+                .repo
+                .write_regfile(None, metadata.uid, metadata.gid, mode, size, Some(&xattrs))
+                .map_err(|error| self.foreign(error))?;
+            let mut buffer = vec![0; 128 << 10];
+            let mut written = 0;
+            loop {
+                let count = match content.read(&mut buffer) {
+                    Ok(count) => count,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                written += count as u64;
+                if count == 0 || written > size {
+                    break;
+                }
+                let (_, failure) = writer
+                    .write_all(&buffer[..count], gio::Cancellable::NONE)
+                    .map_err(|error| self.foreign(error))?;
+                if let Some(error) = failure {
+                    return Err(self.foreign(error));
+                }
+            }
+            exactly(written, size)?;
+            writer.finish(gio::Cancellable::NONE).map_err(|error| self.foreign(error))?
+        };
+        parse_checksum(&checksum)
+    }
+
+    /// Writes a symbolic link; of `metadata`, the owner and the attributes count.
+    ///
+    /// # Errors
+    /// `Kind::Input` for a target that is not UTF-8; `Kind::Machine` for a full disk.
+    pub fn write_symlink(&mut self, metadata: &Metadata, target: &[u8]) -> Result<Sha256> {
+        let (uid, gid) = (metadata.uid, metadata.gid);
+        let xattrs = xattrs_variant(&metadata.xattrs);
+        let checksum = self
+            .repo
+            .write_symlink(None, uid, gid, Some(&xattrs), link_text(target)?, gio::Cancellable::NONE)
+            .map_err(|error| self.foreign(error))?;
+        parse_checksum(&checksum)
+    }
+
+    /// Writes a file or a link, by the type bits of its mode.
+    ///
+    /// # Errors
+    /// As [`Transaction::write_file`] and [`Transaction::write_symlink`].
+    pub fn write_object(&mut self, metadata: &Metadata, content: &[u8]) -> Result<Sha256> {
+        match metadata.mode & S_IFMT {
+            S_IFLNK => self.write_symlink(metadata, content),
+            _ => self.write_file(metadata, &mut &*content, content.len() as u64),
+        }
+    }
+
+    /// Writes a folder's owner, mode and attributes.
+    ///
+    /// # Errors
+    /// `Kind::Machine` for a full disk.
+    pub fn write_folder_metadata(&mut self, metadata: &Metadata) -> Result<Sha256> {
+        let folder = Metadata { mode: S_IFDIR | (metadata.mode & !S_IFMT), ..metadata.clone() };
+        let variant = metadata_variant(&folder);
+        if let Some(&checksum) = self.dirmetas.get(variant.data()) {
+            return Ok(checksum);
+        }
+        let checksum = self.write_metadata(ObjectType::DirMeta, &variant)?;
+        self.dirmetas.insert(variant.data().to_vec(), checksum);
+        Ok(checksum)
+    }
+
+    /// Writes what was loaded of a tree, from the leaves up. Parts that were never loaded are not
+    /// touched; parts that did not change are found to be there.
+    ///
+    /// # Errors
+    /// `Kind::Machine` for a full disk.
+    pub fn write_tree(&mut self, folder: &Folder) -> Result<Sha256> {
+        let entries = match folder.loaded() {
+            Ok(entries) => entries,
+            Err(stored) => return Ok(stored),
+        };
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        for (name, node) in entries {
+            match node {
+                Node::Object { checksum, .. } => {
+                    files.push(Variant::tuple_from_iter([name.to_variant(), checksum_variant(*checksum)]));
+                }
+                Node::Folder(child) => {
+                    let tree = checksum_variant(self.write_tree(child)?);
+                    let metadata = checksum_variant(child.metadata);
+                    folders.push(Variant::tuple_from_iter([name.to_variant(), tree, metadata]));
+                }
+            }
+        }
+        let tree = Variant::tuple_from_iter([
+            Variant::array_from_iter_with_type(variant_type("(say)"), files),
+            Variant::array_from_iter_with_type(variant_type("(sayay)"), folders),
+        ]);
+        self.write_metadata(ObjectType::DirTree, &tree)
+    }
+
+    /// Writes a commit of a tree: no parent, time 0, and `values` (JSON, by key) as its metadata, so
+    /// that the same tree and values give the same checksum everywhere.
+    ///
+    /// # Errors
+    /// `Kind::Machine` for a full disk.
+    pub fn write_commit(
+        &mut self,
+        root: &Folder,
+        subject: &str,
+        values: &mut [(&str, String)],
+    ) -> Result<Sha256> {
+        let tree = self.write_tree(root)?;
+        let none = Variant::array_from_fixed_array::<u8>(&[]);
+        let commit = Variant::tuple_from_iter([
+            values_variant(values),
+            none,
+            Variant::array_from_iter_with_type(variant_type("(say)"), std::iter::empty::<Variant>()),
+            subject.to_variant(),
+            "".to_variant(),
+            0u64.to_variant(),
+            checksum_variant(tree),
+            checksum_variant(root.metadata),
+        ]);
+        debug_assert_eq!(commit.type_(), variant_type(COMMIT_TYPE));
+        self.write_metadata(ObjectType::Commit, &commit)
+    }
+
+    /// Writes values beside a commit of this repository, where they do not count for its checksum
+    /// (detached metadata); what was there before is replaced.
+    ///
+    /// # Errors
+    /// `Kind::Machine` for a full disk.
+    pub fn write_beside_commit(&mut self, commit: Sha256, values: &mut [(&str, String)]) -> Result<()> {
+        self.repo
+            .write_commit_detached_metadata(
+                &commit.to_string(),
+                Some(&values_variant(values)),
+                gio::Cancellable::NONE,
+            )
+            .map_err(|error| self.foreign(error))
+    }
+
+    fn write_metadata(&self, kind: ObjectType, variant: &Variant) -> Result<Sha256> {
+        let checksum = self
+            .repo
+            .write_metadata(kind, None, variant, gio::Cancellable::NONE)
+            .map_err(|error| self.foreign(error))?;
+        parse_checksum(&checksum.to_hex())
+    }
+
+    /// Where the repository is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn foreign(&self, error: ostree::glib::Error) -> Error {
+        foreign(error, &self.path)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.open {
+            // What stays behind after a failure here is in tmp/ and goes with the next transaction.
+            let _ = self.repo.abort_transaction(gio::Cancellable::NONE);
+        }
+    }
+}
+
+/// Values by key, sorted, as commits have them.
+fn values_variant(values: &mut [(&str, String)]) -> Variant {
+    values.sort();
+    let entries = values
+        .iter()
+        .map(|(key, json)| Variant::from_dict_entry(&key.to_variant(), &json.to_variant().to_variant()));
+    Variant::array_from_iter_with_type(variant_type("{sv}"), entries)
+}
+
+fn exactly(found: u64, size: u64) -> Result<()> {
+    if found == size {
+        return Ok(());
+    }
+    let more = if found > size { "more" } else { "fewer" };
+    Err(Error::input(format!("a file has {more} than its {size} bytes")))
+}

@@ -1,0 +1,141 @@
+//! The real archive, as this machine's apt sources name it: a foreign image through qemu and a
+//! native one of another suite, by an unprivileged account, in one repository.
+//!
+//! The test needs a network; nothing that it downloads outlives it.
+
+mod common;
+
+use std::{collections::BTreeSet, fs, process::Command};
+
+use common::{
+    account::Account,
+    base,
+    fixture::{Fixture, finish},
+    tier::{Tier, needs},
+};
+
+/// What apt knows of one suite of its sources.
+struct Source {
+    suite: String,
+    uri: String,
+}
+
+/// The suites of apt's binary sources with their URIs, by apt itself.
+fn sources() -> Vec<Source> {
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]);
+    let text = finish(command).ok().stdout;
+    let source = |line: &str| {
+        let (suite, uri) = line.split_once(' ')?;
+        Some(Source { suite: suite.to_owned(), uri: uri.to_owned() })
+    };
+    text.lines().filter_map(source).collect()
+}
+
+/// The manifest: the suite bookworm for armhf, trixie for this machine's architecture.
+///
+/// A suite that apt's sources have is left to treestrap to find there; another one is on the same
+/// mirror.
+fn manifest() -> String {
+    let sources = sources();
+    let plain = |source: &&Source| !source.suite.contains(['-', '/']);
+    let main = sources.iter().find(plain).expect("apt's sources name a suite");
+    let mut text = String::new();
+    for suite in ["bookworm", "trixie"] {
+        text += &format!("[repos.{suite}]\nsuites = [\"{suite}\"]\n");
+        if !sources.iter().any(|source| source.suite == suite) {
+            text += &format!("uris = [{:?}]\n", main.uri.trim_end_matches('/'));
+        }
+    }
+    text + &format!(
+        "[images.foreign]\narch = \"armhf\"\nrepos = [\"bookworm\"]\npackages = [\"netbase\", \"libcap2-bin\"]\n\
+         [images.native]\narch = {:?}\nrepos = [\"trixie\"]\npackages = [\"netbase\", \"systemd-sysv\"]\n",
+        base::architecture()
+    )
+}
+
+/// What a program on the network may need to be told, as the harness itself was told it.
+fn proxies() -> Vec<(String, String)> {
+    let proxy = |(name, _): &(String, String)| name.to_ascii_lowercase().ends_with("_proxy");
+    std::env::vars().filter(proxy).collect()
+}
+
+fn host_binfmt() -> BTreeSet<String> {
+    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn images_of_two_suites_and_architectures() {
+    needs!(
+        Tier::As(Account::Subordinate),
+        Tier::Ostree,
+        Tier::Userns,
+        Tier::Overlay,
+        Tier::Binfmt,
+        Tier::Strace,
+        Tier::Archive,
+    );
+    let fixture = Fixture::new(Account::Subordinate);
+    fixture.write("treestrap.toml", &manifest());
+    let binfmt = host_binfmt();
+    let treestrap = |arguments: &[&str]| {
+        let mut command = fixture.command(fixture.program());
+        command.args(arguments).envs(proxies());
+        finish(command)
+    };
+    treestrap(&["lock"]).ok();
+    treestrap(&["fetch"]).ok();
+
+    compose_opens_no_file_object(&fixture);
+
+    let built = treestrap(&["build"]).ok();
+    for image in ["foreign", "native"] {
+        let checksum = fixture.rev(&format!("deb/images/{image}/configured")).expect("a configured image");
+        assert!(built.stdout.lines().any(|line| line == format!("{image} {checksum}")), "{built}");
+        let locked = fixture.read(&format!("{image}.lock"));
+        let locked = locked.lines().filter(|line| line.starts_with("Package: ")).count();
+        assert!(locked > 40, "a minimal system has more than {locked} packages");
+        let query = ["run", image, "--", "dpkg-query", "-W", "-f", "${Status} ${Package}\n"];
+        let statuses = treestrap(&query).ok().stdout;
+        assert_eq!(statuses.lines().count(), locked, "{image}: {statuses}");
+        assert!(
+            statuses.lines().all(|line| line.starts_with("install ok installed ")),
+            "{image}: {statuses}"
+        );
+        assert_eq!(treestrap(&["run", image, "--", "dpkg", "--audit"]).ok().stdout, "");
+    }
+    fixture.fsck();
+    assert_eq!(treestrap(&["run", "foreign", "--", "uname", "-m"]).ok().stdout, "armv7l\n");
+    assert_eq!(treestrap(&["run", "foreign", "--", "dpkg", "--print-architecture"]).ok().stdout, "armhf\n");
+    assert_eq!(treestrap(&["--offline", "build"]).ok().stdout, built.stdout, "nothing is left to do");
+
+    // the programs of the image are of its architecture: e_machine 40 is EM_ARM (elf(5))
+    treestrap(&["export", "foreign", "--tar", "foreign.tar"]).ok();
+    let header = "tar -xOf foreign.tar --wildcards '*usr/bin/dpkg' | od -A n -t u2 -j 18 -N 2";
+    assert_eq!(fixture.run("sh", &["-c", header]).ok().stdout.trim(), "40");
+
+    assert_eq!(host_binfmt(), binfmt, "the host's binfmt table is not touched");
+    fixture.assert_nothing_left();
+}
+
+/// Invariant 2: stage 1 reads no file content. A trace of every open(2) shows dirtrees, and not
+/// one content object.
+fn compose_opens_no_file_object(fixture: &Fixture) {
+    let program = fixture.program();
+    let program = program.to_str().expect("UTF-8");
+    let traced =
+        ["-f", "-qq", "-e", "trace=open,openat,openat2", "-o", "trace", program, "--offline", "compose"];
+    fixture.run("strace", &traced).ok();
+    let trace = fixture.read("trace");
+    let opened = |suffix: &str| {
+        let found =
+            trace.lines().filter(|line| line.contains(&format!("{suffix}\"")) && !line.contains("ENOENT"));
+        found.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(!opened(".dirtree").is_empty(), "the trace shows what compose opens");
+    assert_eq!(opened(".file"), Vec::<String>::new());
+    for image in ["foreign", "native"] {
+        assert!(fixture.rev(&format!("deb/images/{image}/unpacked")).is_some());
+    }
+}

@@ -1,0 +1,17 @@
+//! The real binary on signed miniature archives: what users rely on, one module a subject.
+//!
+//! Results are compared with independent programs: ostree, dpkg, apt, gpgv, tar.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod exports;
+mod harness;
+mod hostile;
+mod interruption;
+mod machine;
+mod pipeline;
+mod scripts;
+mod signatures;
+mod transport;
+mod unpacked;
