@@ -1,1 +1,5 @@
-//! placeholder
+//! Runs foreign binaries: by qemu-user, or by the same program built for the host.
+#![forbid(unsafe_code)]
+
+pub mod elf;
+pub mod interpreter;
