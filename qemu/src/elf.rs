@@ -40,6 +40,8 @@ impl Identity {
 pub struct Segment {
     /// `p_type`.
     pub kind: u32,
+    /// Whether it may be executed (`PF_X`).
+    pub executable: bool,
     /// `p_offset`.
     pub offset: u64,
     /// `p_vaddr`.
@@ -119,6 +121,7 @@ impl<'a> Elf<'a> {
             // 32 bits: type offset vaddr paddr filesz memsz flags; 64 bits: flags share the first word.
             Some(Segment {
                 kind: reader.number(at, 4)? as u32,
+                executable: reader.number(at.checked_add(if wide { 4 } else { 24 })?, 4)? & 1 != 0,
                 offset: word(1)?,
                 address: word(2)?,
                 file_size: word(4)?,

@@ -3,3 +3,4 @@
 
 pub mod elf;
 pub mod interpreter;
+pub mod twins;
