@@ -116,13 +116,19 @@ pub enum Missing {
 pub struct Resolver<'a> {
     tree: &'a Tree<'a>,
     host: &'a Machine,
-    image: Identity,
+    /// What the files are for that are in the tree's place; none where the tree itself is there.
+    image: Option<Identity>,
 }
 
 impl<'a> Resolver<'a> {
-    /// A resolver for twins from `tree`.
-    pub fn new(tree: &'a Tree<'a>, host: &'a Machine, image: Identity) -> Self {
-        Resolver { tree, host, image }
+    /// A resolver for twins from `tree`, which are seen in an image for `image`.
+    pub fn away(tree: &'a Tree<'a>, host: &'a Machine, image: Identity) -> Self {
+        Resolver { tree, host, image: Some(image) }
+    }
+
+    /// A resolver for programs that are where their libraries expect them.
+    pub fn at_home(tree: &'a Tree<'a>, host: &'a Machine) -> Self {
+        Resolver { tree, host, image: None }
     }
 
     /// Everything that the program at `path` of the tree needs.
@@ -168,12 +174,14 @@ impl<'a> Resolver<'a> {
                 continue;
             };
             // $ORIGIN is where the twin is, and the host's triplet folder is the tree's own.
-            if relative || folder == triplet_folder || folder.starts_with(&format!("{triplet_folder}/")) {
+            let own =
+                relative || folder == triplet_folder || folder.starts_with(&format!("{triplet_folder}/"));
+            let Some(image) = self.image.filter(|_| !own) else {
                 return Ok(found);
-            }
+            };
             // Elsewhere the loader comes upon the image's file. Where it passes that over, it goes
             // on to the triplet folder, in which the tree has a link.
-            if !self.host.identity.loader_passes_over(self.image) {
+            if !self.host.identity.loader_passes_over(image) {
                 return Err(Missing::InTheWay(path));
             }
             let unlike = |other: &String| *other != path;

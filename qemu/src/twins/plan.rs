@@ -12,7 +12,7 @@ use super::{
     inventory::{Entry, Object, Package},
     libraries::{Missing, Resolver, Tree, merge_usr},
     machine::Machine,
-    policy::{self, MODULES, Policy, matches},
+    policy::{self, MODULES, Modules, Policy, matches},
     wanted::with_modules,
 };
 use crate::interpreter::Twin;
@@ -132,9 +132,11 @@ pub fn plan(
     mut read: impl FnMut(&str, &str) -> std::io::Result<Vec<u8>>,
 ) -> std::io::Result<Plan> {
     let tree = Tree::new(native.iter().map(|package| (package.name, package.inventory)));
-    let resolver = Resolver::new(&tree, host, machine.identity);
+    let resolver = Resolver::away(&tree, host, machine.identity);
     let natives: BTreeMap<_, _> = native.iter().map(|package| (package.name, package)).collect();
-    let judge = Judge { image, natives: &natives, machine, host, policy, resolver: &resolver };
+    let modules = |modules| ModulePackages::of(modules, image, native, (machine, host), &resolver);
+    let modules = MODULES.iter().map(modules).collect();
+    let judge = Judge { natives: &natives, machine, host, policy, resolver: &resolver, modules };
     let mut decided = Vec::new();
     let mut patched = Vec::new();
     for package in image {
@@ -173,12 +175,50 @@ struct Passed {
 }
 
 struct Judge<'a> {
-    image: &'a [Package<'a>],
     natives: &'a BTreeMap<&'a str, &'a Package<'a>>,
     machine: &'a Machine,
     host: &'a Machine,
     policy: &'a Policy,
     resolver: &'a Resolver<'a>,
+    modules: Vec<ModulePackages>,
+}
+
+/// The packages that a line of [`MODULES`] asks for.
+struct ModulePackages {
+    /// Whose code loads the modules.
+    loader: &'static str,
+    /// Those with modules and those with libraries of modules; or what is missing of them.
+    packages: Result<BTreeSet<String>, Reason>,
+}
+
+impl ModulePackages {
+    fn of(
+        modules: &Modules,
+        image: &[Package<'_>],
+        native: &[Package<'_>],
+        (machine, host): (&Machine, &Machine),
+        resolver: &Resolver<'_>,
+    ) -> Self {
+        let mut packages = BTreeSet::new();
+        let mut missing = None;
+        for name in with_modules(image, modules.pattern, machine) {
+            let package = native.iter().find(|package| package.name == name);
+            let objects = package.map(|package| package.inventory.objects()).into_iter().flatten();
+            let found: Result<Vec<_>, _> = objects
+                .filter(|(path, _)| matches(modules.pattern, &host.neutral(path)))
+                .map(|(path, object)| resolver.closure(path, object))
+                .collect();
+            match found {
+                Ok(closures) if !closures.is_empty() => {
+                    packages.extend(closures.into_iter().flat_map(|closure| closure.packages));
+                    packages.insert(name.to_owned());
+                }
+                _ => missing = Some(Reason::Modules(name.to_owned())),
+            }
+        }
+        let packages = missing.filter(|_| modules.required).map_or(Ok(packages), Err);
+        ModulePackages { loader: modules.loader, packages }
+    }
 }
 
 impl<'a> Judge<'a> {
@@ -225,23 +265,14 @@ impl<'a> Judge<'a> {
             return Err(Reason::NoSuchProgram);
         }
         let closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
-        if let Some(plug_in) = self.plug_in(native, &closure.links) {
+        if let Some(plug_in) = self.plug_in(native, path) {
             return Err(Reason::PlugIns(plug_in));
         }
         let mut packages = closure.packages;
         packages.insert(package.name.to_owned());
-        for modules in MODULES.iter() {
-            if !packages.iter().any(|name| matches(modules.loader, name)) {
-                continue;
-            }
-            let have: Vec<_> = self.natives.values().map(|package| **package).collect();
-            let have = with_modules(&have, modules.pattern, self.host);
-            for name in with_modules(self.image, modules.pattern, self.machine) {
-                if have.contains(name) {
-                    packages.insert(name.to_owned());
-                } else if modules.required {
-                    return Err(Reason::Modules(name.to_owned()));
-                }
+        for modules in &self.modules {
+            if packages.iter().any(|name| matches(modules.loader, name)) {
+                packages.extend(modules.packages.clone()?);
             }
         }
         Ok(Passed {
@@ -252,22 +283,25 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// A shared object of the package that is outside the host's folder, isn't a library that is
-    /// linked to, and has no name of its own by which both architectures' could be there.
-    fn plug_in(&self, native: &Package<'_>, links: &BTreeMap<String, String>) -> Option<String> {
+    /// A shared object of the package that the program may load, and that isn't where it would find
+    /// the host's: not in the host's folder, not a library that is linked to, and without a name of
+    /// its own by which both architectures' could be there.
+    fn plug_in(&self, native: &Package<'_>, program: &str) -> Option<String> {
         let below = format!("usr/lib/{}/", self.host.triplet);
+        let linked: BTreeSet<&String> =
+            native.inventory.objects().flat_map(|(_, object)| &object.needed).collect();
         native
             .inventory
             .objects()
             .filter(|(path, object)| !object.is_program(path) && !path.starts_with(&below))
             .filter(|(path, _)| self.host.neutral(path) == **path)
-            .find(|(path, _)| !links.values().any(|linked| linked == path))
+            .filter(|(path, _)| !linked.contains(&path.rsplit('/').next().unwrap_or(path).to_owned()))
+            .find(|(path, _)| policy::may_load(program, path))
             .map(|(path, _)| path.to_owned())
     }
 }
 
-/// A path of only one of the two packages, architecture's names aside. Documentation is: a rebuild
-/// for one architecture adds a changelog.
+/// A path of only one of the two packages, architectures' names and harmless differences aside.
 fn other_files(
     package: &Package<'_>,
     machine: &Machine,
@@ -277,7 +311,8 @@ fn other_files(
     let neutral = |package: &Package<'_>, machine: &Machine| -> BTreeSet<String> {
         let paths = package.inventory.entries.keys().map(|path| machine.neutral(path));
         let counts = |path: &String| {
-            !path.starts_with("usr/share/doc/") && !path.contains("{triplet}") && !path.contains("{loader}")
+            let named = path.contains("{triplet}") || path.contains("{loader}");
+            !named && !policy::may_differ(path)
         };
         paths.filter(counts).collect()
     };

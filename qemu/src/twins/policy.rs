@@ -88,8 +88,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debianutils", "run-parts, add-shell, update-shells, which, tempfile"),
     ("diffutils", "cmp and diff (ucf, update-ca-certificates)"),
     ("findutils", "find, xargs"),
-    ("grep", "grep"),
-    ("sed", "sed"),
+    ("grep", "conditions of nearly every script"),
+    ("sed", "edits of configuration files; dpkg-maintscript-helper"),
     ("mawk", "awk (also update-ca-certificates, locale-gen)"),
     ("gawk", "awk where it is the alternative"),
     ("original-awk", "awk where it is the alternative"),
@@ -103,8 +103,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("file", "file (mkinitramfs hooks)"),
     // Compressors: mkinitramfs, dpkg-deb, postinsts that unpack examples.
     ("gzip", "gzip, zcat"),
-    ("bzip2", "bzip2"),
-    ("xz-utils", "xz"),
+    ("bzip2", "tar and mkinitramfs call it"),
+    ("xz-utils", "xz (mkinitramfs, dpkg-deb where it is not linked in)"),
     ("zstd", "zstd (mkinitramfs)"),
     ("lz4", "lz4 (mkinitramfs)"),
     // dpkg, debconf and their languages.
@@ -133,7 +133,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh-keygen for openssh-server's host keys"),
     ("dbus-bin", "dbus-uuidgen, dbus-send"),
     ("dbus", "dbus-uuidgen before it was split"),
-    ("man-db", "mandb"),
+    ("man-db", "mandb, over every manual page"),
     ("shared-mime-info", "update-mime-database"),
     ("desktop-file-utils", "update-desktop-database"),
     ("libglib2.0-bin", "glib-compile-schemas, gio"),
@@ -189,6 +189,32 @@ const EMULATED: &[(&str, &str)] = &[
     ("usr/bin/fc-cache", "its caches have the layout, and the name, of its own architecture"),
 ];
 
+/// Files that packages have on some architectures only, which changes nothing for their programs.
+const MAY_DIFFER: &[(&str, &str)] = &[
+    ("usr/share/doc/*", "a rebuild for one architecture adds a changelog"),
+    ("usr/share/man/*", "pages of programs that differ, which are seen themselves"),
+    ("usr/share/lintian/*", "for nobody but lintian"),
+    ("usr/bin/i386", "a name of setarch, which stays emulated"),
+    ("usr/bin/x86_64", "a name of setarch, which stays emulated"),
+    ("usr/lib/sysctl.d/50-pid-max.conf", "a setting for 64-bit kernels; programs read the image's"),
+    ("usr/lib/systemd/boot/*", "EFI programs, which no script starts"),
+    ("usr/share/bash-completion/*", "completions of programs that differ, which are seen themselves"),
+];
+
+/// Whether one of two packages may have the (neutral) path and the other one not.
+pub(super) fn may_differ(path: &str) -> bool {
+    MAY_DIFFER.iter().any(|(pattern, _)| matches(pattern, path))
+}
+
+/// Shared objects outside an architecture's folder that only one program of their package has to
+/// do with: path, program. All others may be loaded by every program of the package.
+const PLUG_INS: &[(&str, &str)] = &[("usr/libexec/coreutils/libstdbuf.so", "usr/bin/stdbuf")];
+
+/// Whether the program may load this shared object of its package.
+pub(super) fn may_load(program: &str, object: &str) -> bool {
+    PLUG_INS.iter().find(|(path, _)| *path == object).is_none_or(|(_, only)| *only == program)
+}
+
 /// Programs that read or write files in the byte order of their machine. Where the image's is
 /// another one, they stay emulated.
 const BYTE_ORDER: &[&str] =
@@ -212,6 +238,8 @@ pub const MODULES: &[Modules] = &[
     // glibc does without a module that is not there. A list of accounts that is not in files is
     // none of an image's.
     Modules { pattern: "usr/lib/{triplet}/libnss_*.so*", loader: "libc6", required: false },
+    // For pthread_cancel(3).
+    Modules { pattern: "usr/lib/{triplet}/libgcc_s.so.1", loader: "libc6", required: false },
     Modules { pattern: "usr/lib/{triplet}/gconv/*.so", loader: "libc6", required: false },
     Modules { pattern: "usr/lib/{triplet}/ossl-modules/*.so", loader: "libssl3*", required: false },
 ];

@@ -16,8 +16,7 @@ use super::{
 /// image's architecture.
 pub fn wanted(image: &[Package<'_>], machine: &Machine, policy: &Policy) -> BTreeMap<String, String> {
     let tree = Tree::new(image.iter().map(|package| (package.name, package.inventory)));
-    // Among the image's own files nothing is in the way.
-    let resolver = Resolver::new(&tree, machine, machine.identity);
+    let resolver = Resolver::at_home(&tree, machine);
     let by_name: BTreeMap<_, _> = image.iter().map(|package| (package.name, package)).collect();
     let mut result = BTreeMap::new();
     let mut queue: Vec<&str> = Vec::new();
