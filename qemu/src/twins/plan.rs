@@ -8,11 +8,13 @@ use std::{
 use treestrap_dispatcher::table::Fingerprint;
 
 use super::{
-    TREE, dpkg,
+    NotRewritten, TREE,
     inventory::{Entry, Object, Package},
-    libraries::{Missing, Resolver, Tree, merge_usr},
+    libraries::{Missing, Resolver, Tree, join, merge_usr},
+    loader,
     machine::Machine,
     policy::{self, MODULES, Modules, Policy, matches},
+    rewrite,
     wanted::with_modules,
 };
 use crate::interpreter::Twin;
@@ -30,10 +32,10 @@ pub struct Plan {
     pub packages: BTreeSet<String>,
     /// Links that are to be made in the twin tree: path in it, target.
     pub links: BTreeMap<String, String>,
-    /// Programs in the twin tree whose content has to go through [`dpkg::patch`].
-    pub patched: Vec<String>,
+    /// Programs in the twin tree whose content has to go through [`super::rewrite`].
+    pub rewritten: BTreeSet<String>,
     /// Folders and files of the twin tree that have to be seen at other places of the image.
-    pub mounts: Vec<FileMount>,
+    pub mounts: Vec<Mount>,
 }
 
 /// A foreign program that the dispatcher will meet.
@@ -58,7 +60,7 @@ pub struct Emulated {
 
 /// Something of the twin tree that is mounted, read-only, at a place of the image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FileMount {
+pub struct Mount {
     /// Where, without the leading slash.
     pub target: String,
     /// What, as a path of the twin tree.
@@ -91,8 +93,8 @@ pub enum Reason {
     PlugIns(String),
     /// Modules that it loads are missing natively.
     Modules(String),
-    /// It knows its architecture and could not be made to know another one.
-    Architecture(dpkg::NotPatched),
+    /// The twin could not be made of the program for this machine.
+    Rewrite(NotRewritten),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
 }
@@ -116,14 +118,14 @@ impl fmt::Display for Reason {
                 write!(f, "its package has a plug-in that could only be the image's: /{path}")
             }
             Reason::Modules(package) => write!(f, "modules of {package} were not to be had for this machine"),
-            Reason::Architecture(why) => write!(f, "it knows its architecture: {why}"),
+            Reason::Rewrite(why) => write!(f, "no twin could be made: {why}"),
             Reason::ByteOrder => f.write_str("it reads or writes data in the machine's byte order"),
         }
     }
 }
 
 /// Decides for every program of `image`. `native` are packages for the host; `read` gives the
-/// content of a program of theirs (package, path) and is called for dpkg's alone.
+/// content of a program of theirs (package, path), and is called for those that become twins.
 pub fn plan(
     image: &[Package<'_>],
     native: &[Package<'_>],
@@ -138,7 +140,6 @@ pub fn plan(
     let modules = MODULES.iter().map(modules).collect();
     let judge = Judge { natives: &natives, machine, host, policy, resolver: &resolver, modules };
     let mut decided = Vec::new();
-    let mut patched = Vec::new();
     for package in image {
         let whole = judge.package(package);
         for (path, object) in package.inventory.programs() {
@@ -149,20 +150,19 @@ pub fn plan(
                 Err(reason) => Err(reason.clone()),
             };
             if let Ok(passed) = &twin
-                && dpkg::PROGRAMS.contains(&path)
-                && machine.debian != host.debian
+                && let Err(why) = rewrite(&passed.path, &read(package.name, &passed.path)?, (machine, host))
             {
-                match dpkg::patch(&read(package.name, &passed.path)?, host.debian, machine.debian) {
-                    Ok(_) => patched.push(passed.path.clone()),
-                    Err(why) => twin = Err(Reason::Architecture(why)),
-                }
+                twin = Err(Reason::Rewrite(why));
             }
             decided.push((program, twin));
         }
     }
-    let mut result = Plan { patched, ..Plan::default() };
+    let mut result = Plan::default();
     result.add_all(decided, host);
-    result.mounts = mounts(native, host, &tree, &result.packages);
+    if let Some(found) = tree.object(&merge_usr(host.loader)) {
+        result.links.insert(loader::LINK.to_owned(), found.path.to_owned());
+    }
+    result.mounts = mounts(native, host, &result.packages);
     Ok(result)
 }
 
@@ -288,14 +288,24 @@ impl<'a> Judge<'a> {
     /// its own by which both architectures' could be there.
     fn plug_in(&self, native: &Package<'_>, program: &str) -> Option<String> {
         let below = format!("usr/lib/{}/", self.host.triplet);
-        let linked: BTreeSet<&String> =
+        let entries = &native.inventory.entries;
+        let needed: BTreeSet<&String> =
             native.inventory.objects().flat_map(|(_, object)| &object.needed).collect();
+        let is_needed = |path: &str| needed.iter().any(|name| path.rsplit('/').next() == Some(name.as_str()));
+        // Needed by its own name, or by that of a link to it.
+        let linked: BTreeSet<String> = entries
+            .iter()
+            .filter(|(path, _)| is_needed(path))
+            .map(|(path, entry)| match entry {
+                Entry::Link(target) => join(path, target),
+                _ => path.clone(),
+            })
+            .collect();
         native
             .inventory
             .objects()
             .filter(|(path, object)| !object.is_program(path) && !path.starts_with(&below))
-            .filter(|(path, _)| self.host.neutral(path) == **path)
-            .filter(|(path, _)| !linked.contains(&path.rsplit('/').next().unwrap_or(path).to_owned()))
+            .filter(|(path, _)| self.host.neutral(path) == **path && !linked.contains(*path))
             .find(|(path, _)| policy::may_load(program, path))
             .map(|(path, _)| path.to_owned())
     }
@@ -345,6 +355,7 @@ impl Plan {
             self.twins.push(Twin { program: program.fingerprint, path });
         }
         self.programs.push(program);
+        self.rewritten.insert(twin.path);
         self.packages.extend(twin.packages);
         for (name, path) in twin.links {
             // Absolute, since the folder is mounted elsewhere, too.
@@ -354,24 +365,16 @@ impl Plan {
 }
 
 /// What of the twin tree has to be seen at the paths that are built into native programs: the
-/// loader, the host's library folder, and modules whose names have the architecture in them.
-fn mounts(
-    native: &[Package<'_>],
-    host: &Machine,
-    tree: &Tree<'_>,
-    used: &BTreeSet<String>,
-) -> Vec<FileMount> {
+/// host's library folder, and modules whose names have the architecture in them.
+fn mounts(native: &[Package<'_>], host: &Machine, used: &BTreeSet<String>) -> Vec<Mount> {
     let folder = format!("usr/lib/{}", host.triplet);
-    let mut result = vec![FileMount { target: folder.clone(), source: folder.clone() }];
-    if let Some(loader) = tree.object(&merge_usr(host.loader)) {
-        result.push(FileMount { target: host.loader.to_owned(), source: loader.path.to_owned() });
-    }
+    let mut result = vec![Mount { target: folder.clone(), source: folder.clone() }];
     for package in native.iter().filter(|package| used.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
             let name = path.rsplit('/').next().unwrap_or(path);
             let module = !matches!(entry, Entry::Link(_)) && (name.ends_with(".so") || name.ends_with(".py"));
             if module && name.contains(host.triplet) && !path.starts_with(&folder) {
-                result.push(FileMount { target: path.clone(), source: path.clone() });
+                result.push(Mount { target: path.clone(), source: path.clone() });
             }
         }
     }
