@@ -21,7 +21,7 @@
 
 use treestrap_dispatcher::table::{self, Fingerprint};
 
-use crate::elf::{self, Elf, ElfError};
+use crate::program::{self, Elf, ElfError};
 
 /// The dispatcher's code, made by the build script; empty for hosts that have none.
 static DISPATCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dispatcher.image"));
@@ -86,11 +86,11 @@ fn inject(
     if !parsed.identity.wide || parsed.identity.big_endian {
         return Err(InterpreterError::NoDispatcher);
     }
-    let loads = || parsed.segments.iter().enumerate().filter(|(_, segment)| segment.kind == elf::LOAD);
+    let loads = || parsed.segments.iter().enumerate().filter(|(_, segment)| segment.kind == program::LOAD);
     // Segments must be in the order of their addresses (elf(5)), and ours has the highest one.
     let last = loads().map(|(index, _)| index).max().ok_or(InterpreterError::NoRoom("it has no segments"))?;
     let spare = (last + 1..parsed.segments.len())
-        .find(|index| parsed.segments[*index].kind == elf::NOTE)
+        .find(|index| parsed.segments[*index].kind == program::NOTE)
         .ok_or(InterpreterError::NoRoom("there is no note behind the last segment"))?;
     let align = |value: u64| value.checked_next_multiple_of(ALIGNMENT).ok_or(ElfError::Damaged("segments"));
     let end = loads().map(|(_, segment)| segment.address.saturating_add(segment.memory_size)).max();
@@ -107,7 +107,7 @@ fn inject(
         Ok(())
     };
     let header = parsed.segments_offset + PROGRAM_HEADER * spare as u64;
-    put(header, &elf::LOAD.to_le_bytes())?;
+    put(header, &program::LOAD.to_le_bytes())?;
     put(header + 4, &READ_AND_EXECUTE.to_le_bytes())?;
     let size = added.len() as u64;
     for (index, word) in [offset, address, address, size, size, ALIGNMENT].into_iter().enumerate() {
@@ -217,15 +217,15 @@ mod tests {
 
     #[test]
     fn the_last_note_becomes_a_segment_above_all_others() {
-        let program = program(&[elf::NOTE, elf::LOAD, elf::NOTE]);
+        let program = program(&[program::NOTE, program::LOAD, program::NOTE]);
         let result = inject(&program, b"code", |distance| Ok(distance.to_le_bytes().to_vec())).expect("room");
         let parsed = Elf::parse(&result).expect("still an ELF file");
         assert_eq!(parsed.entry, 0x41_0000);
-        assert_eq!(parsed.segments[0].kind, elf::NOTE);
+        assert_eq!(parsed.segments[0].kind, program::NOTE);
         let added = parsed.segments[2];
         assert_eq!(
             (added.kind, added.address, added.offset, added.memory_size),
-            (elf::LOAD, 0x41_0000, 0x1_0000, 12)
+            (program::LOAD, 0x41_0000, 0x1_0000, 12)
         );
         let expected = [&b"code"[..], &(0x40_0123i64 - 0x41_0000).to_le_bytes()].concat();
         assert_eq!(result[0x1_0000..], expected);
@@ -236,9 +236,9 @@ mod tests {
         let message =
             |bytes: &[u8]| inject(bytes, b"", |_| Ok(Vec::new())).err().map(|error| error.to_string());
         let no_note = "qemu-user has no program header to spare: there is no note behind the last segment";
-        assert_eq!(message(&program(&[elf::NOTE, elf::LOAD])).as_deref(), Some(no_note));
+        assert_eq!(message(&program(&[program::NOTE, program::LOAD])).as_deref(), Some(no_note));
         let loader = "qemu-user is dynamically linked; a static one is needed";
-        assert_eq!(message(&program(&[elf::LOAD, elf::INTERPRETER, elf::NOTE])).as_deref(), Some(loader));
+        assert_eq!(message(&program(&[program::LOAD, program::INTERPRETER, program::NOTE])).as_deref(), Some(loader));
         assert_eq!(message(b"#!/bin/sh\n").as_deref(), Some("qemu-user: not an ELF file"));
     }
 }

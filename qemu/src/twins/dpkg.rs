@@ -9,7 +9,7 @@
 //! place; a longer one goes into the unused end of the page behind the read-only data, and the
 //! pointer is made to lead there.
 
-use crate::elf::{Elf, ElfError, LOAD};
+use crate::program::{Elf, ElfError, LOAD};
 
 /// The programs that have the constant.
 pub const PROGRAMS: &[&str] = &[

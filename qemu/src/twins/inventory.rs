@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, io};
 use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::{Fingerprint, PREFIX};
 
-use crate::elf::{Elf, Identity};
+use crate::program::{Elf, Identity};
 
 /// A package, its version, and what is in it.
 #[derive(Clone, Copy, Debug)]

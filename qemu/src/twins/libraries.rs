@@ -10,7 +10,7 @@ use super::{
     Machine,
     inventory::{Entry, Inventory, Object},
 };
-use crate::elf::Identity;
+use crate::program::Identity;
 
 /// Files of many packages, by path.
 #[derive(Debug, Default)]

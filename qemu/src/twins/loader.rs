@@ -6,7 +6,7 @@
 //! (usr-is-merged.preinst), or removes it. So twins ask for the one in the twin tree.
 
 use super::TREE;
-use crate::elf::{Elf, ElfError, INTERPRETER};
+use crate::program::{Elf, ElfError, INTERPRETER};
 
 /// The twin tree's link to the loader.
 pub const LINK: &str = "ld.so";

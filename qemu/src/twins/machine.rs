@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::elf::Identity;
+use crate::program::Identity;
 
 /// An architecture as its programs and their libraries know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

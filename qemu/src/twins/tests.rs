@@ -1,7 +1,7 @@
 //! Planning, on packages made up for it.
 
 use super::*;
-use crate::elf::Identity;
+use crate::program::Identity;
 
 fn object(machine: &Machine, name: &str) -> Object {
     let Identity { wide, big_endian, machine: number } = machine.identity;
