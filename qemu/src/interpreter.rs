@@ -238,7 +238,10 @@ mod tests {
         let no_note = "qemu-user has no program header to spare: there is no note behind the last segment";
         assert_eq!(message(&program(&[program::NOTE, program::LOAD])).as_deref(), Some(no_note));
         let loader = "qemu-user is dynamically linked; a static one is needed";
-        assert_eq!(message(&program(&[program::LOAD, program::INTERPRETER, program::NOTE])).as_deref(), Some(loader));
+        assert_eq!(
+            message(&program(&[program::LOAD, program::INTERPRETER, program::NOTE])).as_deref(),
+            Some(loader)
+        );
         assert_eq!(message(b"#!/bin/sh\n").as_deref(), Some("qemu-user: not an ELF file"));
     }
 }

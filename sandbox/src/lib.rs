@@ -1,1 +1,74 @@
-//! placeholder
+//! Runs commands in a rootless copy-on-write view of a tree, and says what they changed.
+//!
+//! ```text
+//! caller (any program)        monitor (re-executed)            pid 1 and commands
+//! Session ── control socket ─▶ user namespace, host's mounts
+//!    │                         makes layers, lists changes,
+//!    │                         removes folders  ── forks ────▶ own pid, mount, net, ipc, uts,
+//!    └────────── command socket ─────────────────────────────▶ cgroup namespaces; overlay as root
+//! ```
+//!
+//! A [`Plan`] is data; [`Session::start`] makes it real and [`Session::enforced`] says what became of
+//! it. The crate knows nothing of packages, repositories or emulators.
+//!
+//! | module | what |
+//! |---|---|
+//! | `plan`, `enforced`, `error` | what is asked, what is given, what went wrong: plain data |
+//! | `session`, `helper`, `sweep`, `terminal` | the caller's side |
+//! | `diagnose` | what this machine can do, and how to mend what it cannot |
+//! | `userns` | ranges of ids and their maps |
+//! | `work` | the session's folder on disk: layout, lock, how the dead are found |
+//! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
+//! | `child`, `view`, `binfmt`, `execute` | inside, as pid 1 |
+//! | `capabilities`, `seccomp` | what commands may do: tables |
+//! | `protocol`, `bytes` | messages between the three |
+//! | `sys` | all unsafe code |
+//!
+//! # Example
+//!
+//! ```no_run
+//! fn main() -> sandbox::Result<()> {
+//!     sandbox::init(); // first of all: this program is also the helper
+//!     let plan = sandbox::Plan::new(vec!["checkout".into()], "work");
+//!     let mut session = sandbox::Session::start(&plan)?;
+//!     let status = session.run(&sandbox::Command::new(["dpkg", "--configure", "-a"]))?;
+//!     assert!(status.success());
+//!     session.changes::<sandbox::Error>(&mut |change, content| {
+//!         println!("{change:?} {}", content.is_some());
+//!         Ok(())
+//!     })?;
+//!     session.close()
+//! }
+//! ```
+
+mod binfmt;
+mod bytes;
+mod capabilities;
+mod capture;
+mod child;
+mod diagnose;
+mod enforced;
+mod error;
+mod execute;
+mod fixups;
+mod helper;
+mod monitor;
+mod plan;
+mod protocol;
+mod seccomp;
+mod session;
+mod sweep;
+mod sys;
+mod terminal;
+mod userns;
+mod view;
+mod work;
+
+pub use capture::{Change, Entry, Metadata};
+pub use diagnose::{Finding, Severity, diagnose, probe};
+pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, Tier, View};
+pub use error::{Error, Kind, Result, Step};
+pub use helper::{init, use_helper};
+pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Work};
+pub use session::{Command, Outcome, Session, Status, Stdio};
+pub use sweep::{remove_kept, remove_tree, sweep};

@@ -98,7 +98,7 @@ fn packages<'a>(distribution: &'a [(&'static str, Inventory)]) -> Vec<Package<'a
     distribution.iter().map(package).collect()
 }
 
-fn machine(name: &str) -> &'static Machine {
+fn machine(name: &str) -> Machine {
     Machine::of(name).expect("a known architecture")
 }
 
@@ -114,7 +114,7 @@ fn outcome(
     image: &str,
     change: impl FnOnce(&mut Vec<(&'static str, Inventory)>, &mut Vec<(&'static str, Inventory)>),
 ) -> (Vec<String>, Vec<String>, Plan) {
-    let (image, host) = (machine(image), machine("amd64"));
+    let (image, host) = (&machine(image), &machine("amd64"));
     let (mut foreign, mut native) = (distribution(image), distribution(host));
     change(&mut foreign, &mut native);
     let plan = plan(&packages(&foreign), &packages(&native), (image, host), &Policy::default(), program);
@@ -220,7 +220,7 @@ fn every_doubt_leaves_the_program_to_qemu() {
 
 #[test]
 fn another_version_is_no_twin() {
-    let (image, host) = (machine("arm64"), machine("amd64"));
+    let (image, host) = (&machine("arm64"), &machine("amd64"));
     let (foreign, native) = (distribution(image), distribution(host));
     let mut native = packages(&native);
     native.iter_mut().for_each(|package| package.source_version = "2");
@@ -240,15 +240,16 @@ fn a_private_library_of_another_byte_order_is_in_the_way() {
     );
     assert_eq!(plan.links.len(), 1);
     let tree = libraries::Tree::new([]);
-    let resolver = libraries::Resolver::away(&tree, machine("amd64"), machine("s390x").identity);
-    let missing = resolver
-        .closure("usr/bin/x", &Object { needed: vec!["a.so".into()], ..object(machine("amd64"), "x") });
+    let host = machine("amd64");
+    let resolver = libraries::Resolver::away(&tree, &host, machine("s390x").identity);
+    let missing =
+        resolver.closure("usr/bin/x", &Object { needed: vec!["a.so".into()], ..object(&host, "x") });
     assert_eq!(missing, Err(libraries::Missing::Library { name: "a.so".into(), by: "usr/bin/x".into() }));
 }
 
 #[test]
 fn an_image_says_which_packages_are_wanted() {
-    let armhf = machine("armhf");
+    let armhf = &machine("armhf");
     let image = distribution(armhf);
     let wanted = wanted(&packages(&image), armhf, &Policy::default());
     let list: Vec<_> = wanted.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();

@@ -1,0 +1,334 @@
+//! What a sandbox changed: the upper layer of an overlay as a stream of typed changes.
+//!
+//! Read from outside, by the monitor, when nothing runs inside any more. Every file is opened
+//! relative to its folder and no link is followed, so a hostile layer leads nowhere else.
+//!
+//! overlayfs's own marks (the kernel's Documentation/filesystems/overlayfs.rst): a removed name is a
+//! character device 0:0, or an empty file with `user.overlay.whiteout` in a folder marked
+//! `user.overlay.opaque=x` (Linux ≥ 6.7); a folder marked `user.overlay.opaque=y` hides what is below.
+
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString, OsStr},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::Path,
+};
+
+use nix::{
+    dir::Dir,
+    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
+    sys::stat::{FileStat, Mode, fstatat},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bytes::escape,
+    error::{Doing, Error, Result},
+    protocol::{Channel, FromMonitor, ToMonitor},
+    sys::{
+        socket::MOST_DESCRIPTORS,
+        xattr::{self, Place},
+    },
+};
+
+/// One change. A folder comes before what is in it; names of a folder are sorted by their bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The path, without a leading slash; empty for the root folder, which always comes first.
+    #[serde(with = "crate::bytes")]
+    pub path: Vec<u8>,
+    /// What is there now.
+    pub now: Entry,
+}
+
+/// What is at a changed path now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entry {
+    /// Nothing. The base may have had nothing there either.
+    Removed,
+    /// A folder; perhaps listed just because something below it changed.
+    Folder {
+        /// Its metadata.
+        metadata: Metadata,
+        /// Whether what the base has below it is gone.
+        opaque: bool,
+    },
+    /// A file. Its content comes beside the change.
+    File {
+        /// Its metadata.
+        metadata: Metadata,
+        /// Bytes, holes included (which read as zeros).
+        size: u64,
+        /// Changes with the same number are hard links of one file; none where it has one name.
+        hard_link: Option<u64>,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Its metadata.
+        metadata: Metadata,
+        /// Where it leads.
+        #[serde(with = "crate::bytes")]
+        target: Vec<u8>,
+    },
+    /// A socket, pipe or device: see the mode.
+    Special {
+        /// Its metadata.
+        metadata: Metadata,
+    },
+}
+
+/// Owner, mode, attributes, time: as seen inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// File type and permission bits, as in `st_mode`.
+    pub mode: u32,
+    /// Extended attributes, sorted by name, without overlayfs's own. `security.capability` is in
+    /// version 2, as outside of any user namespace. An attribute that a base layer's file carries for
+    /// other purposes (`user.ostreemeta` in a hard-link checkout) is copied up with it and shows here.
+    #[serde(with = "crate::bytes")]
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Time of the last change of content: seconds and nanoseconds since 1970.
+    pub modified: (i64, u32),
+}
+
+const OVERLAY: &[u8] = b"user.overlay.";
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// Changes in one message; each may bring a descriptor.
+const BATCH: usize = MOST_DESCRIPTORS / 2;
+
+/// Sends all changes in batches, each when the caller asks for it, and returns when it has the last
+/// or wants no more.
+pub(crate) fn send_changes(upper: &Path, control: &mut Channel) -> Result<()> {
+    let folder = open(
+        upper,
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .doing_to("opening the upper layer", upper)?;
+    let stat = nix::sys::stat::fstat(&folder).doing_to("reading the upper layer", upper)?;
+    let mut walk = Walk {
+        upper,
+        control,
+        batch: Vec::new(),
+        contents: Vec::new(),
+        links: HashMap::new(),
+        path: Vec::new(),
+    };
+    match walk.folder(folder, &stat).and_then(|()| walk.flush(true)) {
+        Err(Stop::Enough) => Ok(()),
+        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Why a walk ended early.
+enum Stop {
+    Enough,
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+struct Walk<'a> {
+    upper: &'a Path,
+    control: &'a mut Channel,
+    batch: Vec<Change>,
+    contents: Vec<OwnedFd>,
+    /// Inode → number of its group of hard links.
+    links: HashMap<(u64, u64), u64>,
+    /// Where the walk is.
+    path: Vec<u8>,
+}
+
+impl Walk<'_> {
+    fn doing(&self, action: &str) -> String {
+        format!("{action} {} in the upper layer {}", escape(&self.path), self.upper.display())
+    }
+
+    /// A folder and what is in it. Depth is bounded by descriptors, which is deeper than PATH_MAX
+    /// lets programs go in one step.
+    fn folder(&mut self, folder: OwnedFd, stat: &FileStat) -> std::result::Result<(), Stop> {
+        let (xattrs, own) = self.attributes(Place::Open(folder.as_fd()))?;
+        let mark = own.iter().find(|(name, _)| name == b"opaque").map(|(_, value)| value.as_slice());
+        let has_marked_whiteouts = mark == Some(b"x");
+        self.emit(Entry::Folder { metadata: metadata(stat, xattrs), opaque: mark == Some(b"y") }, None)?;
+        let mut names = Vec::new();
+        let listing =
+            openat(&folder, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let mut listing = listing.and_then(Dir::from_fd).doing(self.doing("listing"))?;
+        for entry in listing.iter() {
+            let name = entry.doing(self.doing("listing"))?.file_name().to_owned();
+            if name.as_bytes() != b"." && name.as_bytes() != b".." {
+                names.push(name);
+            }
+        }
+        drop(listing);
+        names.sort();
+        for name in names {
+            let length = self.path.len();
+            if length > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(name.as_bytes());
+            self.entry(&folder, &name, has_marked_whiteouts)?;
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        folder: &OwnedFd,
+        name: &CStr,
+        marked_whiteouts: bool,
+    ) -> std::result::Result<(), Stop> {
+        let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).doing(self.doing("looking at"))?;
+        let open_it = |flags| {
+            openat(
+                folder,
+                name,
+                OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | flags,
+                Mode::empty(),
+            )
+        };
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR => {
+                let opened = open_it(OFlag::O_RDONLY | OFlag::O_DIRECTORY).doing(self.doing("opening"))?;
+                self.folder(opened, &stat)
+            }
+            libc::S_IFREG => {
+                let file = open_it(OFlag::O_RDONLY).doing(self.doing("opening"))?;
+                let (xattrs, own) = self.attributes(Place::Open(file.as_fd()))?;
+                let has = |wanted: &[u8]| own.iter().any(|(name, _)| name == wanted);
+                if marked_whiteouts && stat.st_size == 0 && has(b"whiteout") {
+                    return self.emit(Entry::Removed, None);
+                }
+                if has(b"metacopy") {
+                    return Err(Error::machine(self.doing("the content is in another layer, for")).into());
+                }
+                let hard_link = self.hard_link(&stat);
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                self.emit(Entry::File { metadata: metadata(&stat, xattrs), size, hard_link }, Some(file))
+            }
+            libc::S_IFLNK => {
+                let target = readlinkat(folder, name).doing(self.doing("reading the link"))?.into_vec();
+                let metadata = metadata(&stat, self.attributes_of_name(folder, name)?);
+                self.emit(Entry::Symlink { metadata, target }, None)
+            }
+            libc::S_IFCHR if stat.st_rdev == 0 => self.emit(Entry::Removed, None),
+            _ => {
+                let metadata = metadata(&stat, self.attributes_of_name(folder, name)?);
+                self.emit(Entry::Special { metadata }, None)
+            }
+        }
+    }
+
+    /// The group of a file's hard links, numbered as they are met.
+    fn hard_link(&mut self, stat: &FileStat) -> Option<u64> {
+        let next = self.links.len() as u64;
+        (stat.st_nlink > 1).then(|| *self.links.entry((stat.st_dev, stat.st_ino)).or_insert(next))
+    }
+
+    /// Attributes of what cannot be opened: by the folder's name in /proc, as no call takes a folder
+    /// and a name before Linux 6.13.
+    fn attributes_of_name(&self, folder: &OwnedFd, name: &CStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+        let path = path.join(OsStr::from_bytes(name.to_bytes())).into_os_string().into_vec();
+        let path = CString::new(path).map_err(Error::bug)?;
+        self.attributes(Place::Path(&path)).map(|(xattrs, _)| xattrs)
+    }
+
+    /// An entry's attributes, and apart from them overlayfs's own without their prefix.
+    #[allow(clippy::type_complexity)] // two lists of the same plain pairs
+    fn attributes(&self, place: Place<'_>) -> Result<(Vec<(Vec<u8>, Vec<u8>)>, Vec<(Vec<u8>, Vec<u8>)>)> {
+        let (mut theirs, mut own) = (Vec::new(), Vec::new());
+        for name in xattr::names(place).doing(self.doing("listing attributes of"))? {
+            let Some(value) = xattr::get(place, &name).doing(self.doing("reading attributes of"))? else {
+                continue;
+            };
+            let name = name.into_bytes();
+            match name.strip_prefix(OVERLAY) {
+                // What a program inside set under overlayfs's prefix is stored with the prefix twice.
+                Some(inner) if inner.starts_with(b"overlay.") => {
+                    theirs.push(([b"user.", inner].concat(), value));
+                }
+                Some(inner) => own.push((inner.to_vec(), value)),
+                None if name == CAPABILITY => theirs.push((name, capability_version_2(value))),
+                // SELinux and its kin label by the host's policy, which says nothing of the image.
+                None if name.starts_with(b"security.") || name.starts_with(b"trusted.") => {}
+                None => theirs.push((name, value)),
+            }
+        }
+        theirs.sort();
+        Ok((theirs, own))
+    }
+
+    fn emit(&mut self, now: Entry, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
+        self.batch.push(Change { path: self.path.clone(), now });
+        self.contents.extend(content);
+        if self.batch.len() == BATCH { self.flush(false) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, last: bool) -> std::result::Result<(), Stop> {
+        let changes = std::mem::take(&mut self.batch);
+        let contents = std::mem::take(&mut self.contents);
+        let contents: Vec<_> = contents.iter().map(AsFd::as_fd).collect();
+        self.control.send(&FromMonitor::Changes { changes, last }, &contents)?;
+        match self.control.receive()? {
+            Some((ToMonitor::Next, _)) => Ok(()),
+            _ => Err(Stop::Enough),
+        }
+    }
+}
+
+fn metadata(stat: &FileStat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
+    Metadata {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mode: stat.st_mode,
+        xattrs,
+        modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+    }
+}
+
+/// A file capability as it is outside of any user namespace: version 3 (`vfs_ns_cap_data` in
+/// linux/capability.h) is version 2 with the root's id behind it. The kernel converts by itself when
+/// the reader is that root, as the monitor is; other values stay as they are.
+fn capability_version_2(value: Vec<u8>) -> Vec<u8> {
+    const REVISION_2: u32 = 0x0200_0000;
+    const REVISION_3: u32 = 0x0300_0000;
+    const FLAGS: u32 = 0x00ff_ffff;
+    let Some(magic) = value.first_chunk().map(|magic| u32::from_le_bytes(*magic)) else { return value };
+    if value.len() != 24 || magic & !FLAGS != REVISION_3 {
+        return value;
+    }
+    let magic = (REVISION_2 | magic & FLAGS).to_le_bytes();
+    [&magic, &value[4..20]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_lose_their_namespace() {
+        let body: Vec<u8> = (1..=16).collect();
+        let version_2 = [&[1, 0, 0, 2], body.as_slice()].concat();
+        let version_3 = [&[1, 0, 0, 3], body.as_slice(), &100_000u32.to_le_bytes()].concat();
+        assert_eq!(capability_version_2(version_3), version_2);
+        for unchanged in [version_2, vec![], vec![1], vec![0, 0, 0, 3], vec![9; 24]] {
+            assert_eq!(capability_version_2(unchanged.clone()), unchanged);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Pid 1 of the sandbox: sets it up from inside, starts commands, reaps everything.
+//!
+//! It ends, and with it every process of its namespace, when the caller's socket or the monitor's
+//! life line closes. It cannot be traced or read from inside: it is not dumpable, and nothing inside
+//! has CAP_SYS_PTRACE.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{Pid, sethostname},
+};
+
+use crate::{
+    binfmt, capabilities,
+    enforced::Inside,
+    error::{Doing, Error, Result, Step},
+    execute,
+    plan::Plan,
+    protocol::{Channel, FromChild, ToChild},
+    seccomp,
+    session::{Outcome, Status},
+    sys::{
+        network,
+        process::{self, WaitEvent, Waited},
+    },
+    view::View,
+};
+
+/// Sets the sandbox up and serves until the end.
+pub(crate) fn run(plan: &Plan, folder: &Path, mut commands: Channel, end_of_life: OwnedFd) -> ! {
+    let status = match set_up(plan, folder) {
+        Ok((inside, held)) => {
+            let served = commands
+                .send(&FromChild::Ready(inside), &[])
+                .and_then(|()| Server { plan, commands, end_of_life, running: None }.serve());
+            drop(held);
+            i32::from(served.is_err())
+        }
+        Err(error) => {
+            let _ = commands.send(&FromChild::Failed(error), &[]);
+            1
+        }
+    };
+    process::exit_now(status)
+}
+
+/// Everything between the fork and the first command; what has to stay open comes back.
+fn set_up(plan: &Plan, folder: &Path) -> Result<(Inside, Option<OwnedFd>)> {
+    prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
+    let _ = prctl::set_name(c"sandbox-init");
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP,
+    )
+    .doing("making namespaces")
+    .map_err(|error| error.at(Step::Namespaces))?;
+    let mut degraded = Vec::new();
+    let view = View::mount(plan, folder).map_err(|error| error.at(Step::Mounts))?;
+    if !view.volatile {
+        degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
+    }
+    let volatile = view.volatile;
+    view.mount_proc().map_err(|error| error.at(Step::Proc))?;
+    view.mount_dev().map_err(|error| error.at(Step::Devices))?;
+    view.mount_sys().map_err(|error| error.at(Step::Mounts))?;
+    for mount in &plan.mounts {
+        view.mount_planned(mount).map_err(|error| error.at(Step::Mounts))?;
+    }
+    let table = binfmt::register(&plan.binfmt).map_err(|error| error.at(Step::Binfmt))?;
+    // A new user namespace would give all capabilities in it, and with them more of the kernel.
+    let no_nested_namespaces = std::fs::write("/proc/sys/user/max_user_namespaces", "0").is_ok();
+    if !no_nested_namespaces {
+        degraded.push(
+            "user.max_user_namespaces cannot be set inside: the filter alone forbids namespaces".into(),
+        );
+    }
+    view.mask_proc().map_err(|error| error.at(Step::Proc))?;
+    view.become_root().map_err(|error| error.at(Step::Mounts))?;
+    network::bring_loopback_up()
+        .doing("bringing the loopback interface up")
+        .map_err(|e| e.at(Step::Network))?;
+    sethostname(&plan.hostname).doing("setting the host name").map_err(|error| error.at(Step::Namespaces))?;
+    let processes = process_limit_holds().then_some(plan.limits.processes);
+    if processes.is_none() {
+        degraded.push("the process limit does not hold for the host's root".into());
+    }
+    let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
+    prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
+    let (seccomp, no_sync) = filter_system_calls(plan, &mut degraded)?;
+    let inside = Inside {
+        volatile,
+        seccomp,
+        no_sync,
+        capabilities,
+        binfmt: plan.binfmt.iter().map(|entry| entry.name.clone()).collect(),
+        no_nested_namespaces,
+        processes,
+        degraded,
+    };
+    Ok((inside, table))
+}
+
+/// The filter holds for pid 1 and all that it starts; it must come last.
+fn filter_system_calls(plan: &Plan, degraded: &mut Vec<String>) -> Result<(bool, bool)> {
+    match seccomp::install(plan.no_sync) {
+        Ok(()) => Ok((true, plan.no_sync)),
+        // The kernel has no filters, or a runtime around us forbids them.
+        Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)) => {
+            degraded.push(format!("no system call filter: {}", errno.desc()));
+            Ok((false, false))
+        }
+        Err(errno) => Err(Error::system("installing the system call filter", errno).at(Step::Seccomp)),
+    }
+}
+
+/// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
+/// (copy_process() in kernel/fork.c), whom pid 1 is when root itself called.
+fn process_limit_holds() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut fields = map.split_ascii_whitespace();
+    !(fields.next() == Some("0") && fields.next() == Some("0"))
+}
+
+struct Server<'a> {
+    plan: &'a Plan,
+    commands: Channel,
+    end_of_life: OwnedFd,
+    /// The command that the caller waits for.
+    running: Option<Running>,
+}
+
+struct Running {
+    pid: i32,
+    started: std::time::Instant,
+    /// Its terminal, if it has the foreground of one.
+    terminal: Option<OwnedFd>,
+}
+
+impl Server<'_> {
+    fn serve(&mut self) -> Result<()> {
+        let mut child_signal = SigSet::empty();
+        child_signal.add(Signal::SIGCHLD);
+        child_signal.thread_block().doing("blocking SIGCHLD")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let children = SignalFd::with_flags(&child_signal, flags).doing("making a signal descriptor")?;
+        loop {
+            let mut events = [
+                PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
+                PollFd::new(children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.end_of_life.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut events, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                other => other.doing("waiting")?,
+            };
+            let [command, child, end] = events.map(|event| event.any().unwrap_or(true));
+            if end {
+                return Ok(());
+            }
+            if child {
+                while let Ok(Some(_)) = children.read_signal() {}
+                self.reap()?;
+            }
+            if command {
+                let Some((message, descriptors)) = self.commands.receive()? else { return Ok(()) };
+                self.handle(message, descriptors)?;
+            }
+        }
+    }
+
+    fn handle(&mut self, message: ToChild, descriptors: Vec<OwnedFd>) -> Result<()> {
+        match message {
+            ToChild::Run(run) => match execute::start(&run, self.plan, &descriptors) {
+                Ok(pid) => {
+                    let terminal = run.terminal.then(|| descriptors.into_iter().next()).flatten();
+                    self.running = Some(Running { pid, started: std::time::Instant::now(), terminal });
+                    Ok(())
+                }
+                Err(error) => self.commands.send(&FromChild::Failed(error), &[]),
+            },
+            ToChild::Continue => {
+                if let Some(running) = &self.running {
+                    if let Some(terminal) = &running.terminal {
+                        execute::give_foreground(terminal, running.pid);
+                    }
+                    let _ = nix::sys::signal::killpg(Pid::from_raw(running.pid), Signal::SIGCONT);
+                }
+                Ok(())
+            }
+            ToChild::EndAll => {
+                loop {
+                    // From pid 1: every process of the namespace but itself.
+                    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+                    match process::wait_any(true).doing("reaping")? {
+                        Some(waited) => self.ended(&waited)?,
+                        None => break,
+                    }
+                }
+                self.commands.send(&FromChild::Quiet, &[])
+            }
+        }
+    }
+
+    /// Reaps whatever has ended, orphans too.
+    fn reap(&mut self) -> Result<()> {
+        while let Some(waited) = process::wait_any(false).doing("reaping")? {
+            self.ended(&waited)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the caller what happened to its command; about other children nobody asks.
+    fn ended(&mut self, waited: &Waited) -> Result<()> {
+        let Some(running) = self.running.as_ref().filter(|running| running.pid == waited.pid) else {
+            return Ok(());
+        };
+        let outcome = match waited.event {
+            WaitEvent::Exited(status) => Outcome::Exited(status as u8),
+            WaitEvent::Signalled(signal) => Outcome::Signalled(signal),
+            // Without a terminal nobody is there to make it go on: it is the caller's own doing.
+            WaitEvent::Stopped if running.terminal.is_none() => return Ok(()),
+            WaitEvent::Stopped => return self.commands.send(&FromChild::Paused, &[]),
+        };
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        let status = Status {
+            outcome,
+            wall_seconds: running.started.elapsed().as_secs_f64(),
+            user_seconds: seconds(waited.usage.ru_utime),
+            system_seconds: seconds(waited.usage.ru_stime),
+            peak_memory: u64::try_from(waited.usage.ru_maxrss).unwrap_or(0) * 1024,
+        };
+        self.running = None;
+        self.commands.send(&FromChild::Ended(status), &[])
+    }
+}

@@ -1,0 +1,340 @@
+//! The process outside the sandbox that watches over it: single-threaded, root of the user
+//! namespace, still in the host's mount and pid namespaces.
+//!
+//! It makes the layers ready, forks pid 1, lists what changed, and removes the work folder, whose
+//! files belong to subordinate ids. When its control socket closes, its caller has ended, perhaps by
+//! kill -9: then it kills everything inside and cleans up. When it is killed itself, pid 1 dies
+//! with it (PR_SET_PDEATHSIG) and takes the pid namespace down; a later [`sweep`] removes the folder.
+//!
+//! [`sweep`]: crate::sweep
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::fd::OwnedFd,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
+};
+
+use crate::{
+    bytes::escape,
+    capture, child,
+    error::{Doing, Error, Result, Step},
+    fixups,
+    plan::{Layer, Plan, Work},
+    protocol::{Channel, FromMonitor, Start, ToMonitor},
+    sys::{
+        process::{self, Fork},
+        xattr::{self, Place},
+    },
+};
+
+/// What a terminal or an impatient person sends to the whole process group. The caller decides what
+/// they mean; the helper sees its socket close.
+const IGNORED: [i32; 9] = [
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGPIPE,
+    libc::SIGUSR1,
+];
+
+/// Takes the process over. Standard input is the control socket.
+pub(crate) fn run() -> ! {
+    process::ignore_signals(&IGNORED);
+    let status = match prepare() {
+        Ok(mut control) => serve(&mut control),
+        Err(_) => 1, // without a socket there is nobody to tell
+    };
+    process::exit_now(status)
+}
+
+/// Leaves behind what came with the process: descriptors, the current folder, its name.
+fn prepare() -> Result<Channel> {
+    let stdin = process::take_standard_input();
+    let control = process::duplicate_above(std::os::fd::AsFd::as_fd(&stdin), 3).doing("moving the socket")?;
+    process::close_all_from_3_except(&control).doing("closing descriptors")?;
+    process::point_at_null(stdin).doing("opening /dev/null")?;
+    let _ = nix::sys::prctl::set_name(c"sandbox-monitor");
+    nix::unistd::chdir("/").doing("changing to /")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    Ok(Channel::new(control))
+}
+
+fn serve(control: &mut Channel) -> i32 {
+    let mut monitor = Monitor { session: None };
+    // On any failure to talk the caller is gone, which is the end in any case.
+    let result = monitor.serve(control);
+    monitor.end();
+    if let Err(error) = result {
+        let _ = control.send(&FromMonitor::Failed(error), &[]);
+        return 1;
+    }
+    0
+}
+
+struct Monitor {
+    session: Option<Running>,
+}
+
+/// A started sandbox.
+struct Running {
+    start: Start,
+    /// Pid 1 as seen from here; none when it has been ended.
+    child: Option<Pid>,
+    /// Closes when this process ends.
+    _lifeline: OwnedFd,
+    _lock: Option<OwnedFd>,
+    /// Whether the folder stays when the session ends.
+    stays: bool,
+}
+
+impl Monitor {
+    fn serve(&mut self, control: &mut Channel) -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWUSER)
+            .doing("making a user namespace")
+            .map_err(|e| e.at(Step::UserNamespace))?;
+        control.send(&FromMonitor::Unshared, &[])?;
+        match control.receive()? {
+            Some((ToMonitor::Mapped, _)) => become_root()?,
+            _ => return Ok(()),
+        }
+        while let Some((message, descriptors)) = control.receive()? {
+            let closing = matches!(message, ToMonitor::Close);
+            let answer = match self.handle(message, descriptors, control) {
+                Ok(answer) => answer,
+                Err(error) => FromMonitor::Failed(error),
+            };
+            control.send(&answer, &[])?;
+            if closing {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(
+        &mut self,
+        message: ToMonitor,
+        descriptors: Vec<OwnedFd>,
+        control: &mut Channel,
+    ) -> Result<FromMonitor> {
+        match message {
+            ToMonitor::Start(start) => {
+                self.session = Some(Running::start(*start, descriptors, control)?);
+                Ok(FromMonitor::Started)
+            }
+            ToMonitor::Changes => {
+                let session = self.session.as_mut().ok_or_else(|| Error::bug("no session"))?;
+                session.end_child();
+                capture::send_changes(&session.start.folder.join("upper"), control)?;
+                Ok(FromMonitor::Done)
+            }
+            ToMonitor::Keep(folder) => {
+                self.session.as_mut().ok_or_else(|| Error::bug("no session"))?.keep(&folder)?;
+                Ok(FromMonitor::Done)
+            }
+            ToMonitor::Remove(folders) => {
+                for folder in folders {
+                    remove(&folder)?;
+                }
+                Ok(FromMonitor::Done)
+            }
+            ToMonitor::Close => match self.end() {
+                Some(error) => Err(error),
+                None => Ok(FromMonitor::Done),
+            },
+            ToMonitor::Mapped | ToMonitor::Next | ToMonitor::Enough => {
+                Err(Error::bug(format_args!("{message:?} makes no sense here")))
+            }
+        }
+    }
+
+    /// Ends the session, if there is one; gives what could not be cleaned up.
+    fn end(&mut self) -> Option<Error> {
+        self.session.take()?.end().err()
+    }
+}
+
+/// Becomes 0:0 of the namespace, without the caller's other groups: they are not mapped, and would
+/// open the host's files to what runs inside.
+fn become_root() -> Result<()> {
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group)
+        .and_then(|()| setgroups(&[]))
+        .and_then(|()| setresuid(user, user, user))
+        .doing("becoming root of the user namespace")
+        .map_err(|error| error.at(Step::Mapping))
+}
+
+impl Running {
+    fn start(start: Start, descriptors: Vec<OwnedFd>, control: &Channel) -> Result<Self> {
+        let mut descriptors = descriptors.into_iter();
+        let (Some(commands), lock) = (descriptors.next(), descriptors.next()) else {
+            return Err(Error::bug("pid 1's socket is missing"));
+        };
+        let (end_of_life, lifeline) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing("making a pipe")?;
+        let stays = matches!(start.plan.work, Work::Kept(_));
+        // From here on there is something to clean up.
+        let mut running = Running { start, child: None, _lifeline: lifeline, _lock: lock, stays };
+        match running.go(commands, end_of_life, control) {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                let _ = running.end();
+                Err(error)
+            }
+        }
+    }
+
+    fn go(&mut self, commands: OwnedFd, end_of_life: OwnedFd, control: &Channel) -> Result<()> {
+        let Start { plan, folder } = &self.start;
+        if let Some(fixups) = &plan.fixups {
+            fixups::apply(fixups).map_err(|error| error.at(Step::Fixups))?;
+        }
+        make_folders(plan, folder).map_err(|error| error.at(Step::WorkFolder))?;
+        // The first child from here on is pid 1 of a new namespace; this process stays outside.
+        unshare(CloneFlags::CLONE_NEWPID)
+            .doing("making a pid namespace")
+            .map_err(|e| e.at(Step::Namespaces))?;
+        match process::fork().doing("starting pid 1")? {
+            Fork::Parent(pid) => {
+                self.child = Some(Pid::from_raw(pid));
+                Ok(())
+            }
+            Fork::Child => {
+                // What a fork inherits and pid 1 must not have: the caller's ear and this process's
+                // own life line. exit_now() runs no destructors.
+                process::close_now(control);
+                process::close_now(&self._lifeline);
+                child::run(plan, folder, Channel::new(commands), end_of_life)
+            }
+        }
+    }
+
+    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone.
+    fn end_child(&mut self) {
+        if let Some(child) = self.child.take() {
+            // It is not reaped yet, so the number is still its own.
+            let _ = kill(child, Signal::SIGKILL);
+            // The kernel lets pid 1 be reaped after the last process of its namespace.
+            while let Ok(Some(_)) = process::wait_any(true) {}
+        }
+    }
+
+    fn keep(&mut self, target: &Path) -> Result<()> {
+        self.end_child();
+        if self.stays {
+            return Err(Error::plan(format_args!(
+                "the session is kept already, in {}",
+                self.start.folder.display()
+            )));
+        }
+        let folder = &self.start.folder;
+        remove_scratch(folder)?;
+        if let Some(parent) = target.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent).doing_to("making", parent)?;
+        }
+        fs::rename(folder, target).doing(format_args!(
+            "moving {} to {}",
+            folder.display(),
+            target.display()
+        ))?;
+        self.start.folder = target.to_owned();
+        self.stays = true;
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.end_child();
+        if self.stays { remove_scratch(&self.start.folder) } else { remove(&self.start.folder) }
+    }
+}
+
+/// Removes what only a running session needs. `work` must go: after a `volatile` mount it holds
+/// `work/incompat/volatile`, which forbids every later one.
+fn remove_scratch(folder: &Path) -> Result<()> {
+    ["work", "skeleton", "root"].iter().try_for_each(|name| remove(&folder.join(name)))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.doing_to("removing", folder),
+    }
+}
+
+/// The folders beside the lock: see [`crate::work`].
+fn make_folders(plan: &Plan, folder: &Path) -> Result<()> {
+    remove_scratch(folder)?; // of a kept session whose monitor was killed
+    for name in ["work", "skeleton", "root"] {
+        let path = folder.join(name);
+        DirBuilder::new().mode(0o755).create(&path).doing_to("making", &path)?;
+    }
+    let upper = folder.join("upper");
+    if !upper.exists() {
+        let Some(Layer::Folder(lowest)) = plan.layers.last() else {
+            return Err(Error::plan("a sandbox needs at least one layer"));
+        };
+        DirBuilder::new().create(&upper).doing_to("making", &upper)?;
+        copy_metadata(lowest, &upper)?;
+    }
+    let targets = plan.mounts.iter().map(|mount| (mount.target.as_slice(), mount.source_is_folder()));
+    let always: [(&[u8], bool); 3] = [(b"proc", true), (b"dev", true), (b"sys", true)];
+    always
+        .into_iter()
+        .chain(targets)
+        .try_for_each(|(target, is_folder)| make_mount_point(&folder.join("skeleton"), target, is_folder))
+}
+
+/// The view's root folder shows the upper layer's metadata: those of the lowest layer, the full tree.
+fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
+    let metadata =
+        fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(crate::Kind::Plan))?;
+    chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
+    fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
+        .doing_to("changing the mode of", to)?;
+    let (from_name, to_name) = (fixups::c_string(from)?, fixups::c_string(to)?);
+    for name in xattr::names(Place::Path(&from_name)).doing_to("reading attributes of", from)? {
+        // `security.*` other than capabilities is the host's business, and not settable here.
+        let name_bytes = name.to_bytes();
+        if !name_bytes.starts_with(b"user.") || name_bytes.starts_with(b"user.overlay.") {
+            continue;
+        }
+        let value = xattr::get(Place::Path(&from_name), &name).doing_to("reading attributes of", from)?;
+        if let Some(value) = value {
+            xattr::set(Place::Path(&to_name), &name, &value).doing_to("setting attributes of", to)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_mount_point(skeleton: &Path, target: &[u8], is_folder: bool) -> Result<()> {
+    let relative = PathBuf::from(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target));
+    let plain = relative.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !plain || target.is_empty() {
+        return Err(Error::plan(format_args!(
+            "{:?} cannot be a mount point: it has to be a path below the root, without a leading slash, `.` or `..`",
+            escape(target)
+        )));
+    }
+    let path = skeleton.join(relative);
+    let folder = if is_folder { Some(path.as_path()) } else { path.parent() };
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).doing_to("making", folder)?;
+    }
+    if !is_folder && !path.exists() {
+        fs::write(&path, b"").doing_to("making", &path)?;
+    }
+    Ok(())
+}

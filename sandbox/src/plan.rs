@@ -1,0 +1,287 @@
+//! What a sandbox is to be: data that can be printed, kept and replayed. Nothing happens here.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::escape;
+
+/// Stands for the interpreter in [`Binfmt::line`]; replaced by a path that exists only while the
+/// line is written.
+pub const INTERPRETER: &str = "{interpreter}";
+
+/// A sandbox as data: layers, mounts, interpreters, limits.
+///
+/// Network there is none, whatever the plan says. All paths inside the sandbox are bytes without a
+/// leading slash; the root is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The layers that the sandbox sees and cannot change, topmost first. For a folder that several
+    /// layers have, the topmost one's owner and mode show.
+    pub layers: Vec<Layer>,
+    /// Where changes go.
+    pub work: Work,
+    /// Owners, modes and extended attributes that only the namespace's root can give. They are
+    /// applied to the layer's own files, once and for good, before anything is mounted.
+    #[serde(default)]
+    pub fixups: Option<Fixups>,
+    /// The host name inside.
+    pub hostname: String,
+    /// Environment of every command, before the command's own: `NAME=value`.
+    #[serde(with = "crate::bytes")]
+    pub environment: Vec<Vec<u8>>,
+    /// More mounts, in order. /proc, /dev and /sys are always there and not among these.
+    pub mounts: Vec<Mount>,
+    /// Interpreters for foreign binaries, in a binfmt_misc of the sandbox's own.
+    #[serde(default)]
+    pub binfmt: Vec<Binfmt>,
+    /// What commands may use up.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Whether fsync and its kin return at once. The changes are durable only when the caller has
+    /// made them so.
+    pub no_sync: bool,
+}
+
+/// A layer of the view. More kinds are to come: a view need not be a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Layer {
+    /// A folder of the host, such as a hard-link checkout.
+    Folder(#[serde(with = "crate::bytes")] PathBuf),
+}
+
+/// Where the upper layer lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// A folder of its own below this one, which is made if missing; removed at the end. It should
+    /// be on the disk where the changes will end up, and must not be on an overlay itself.
+    Below(#[serde(with = "crate::bytes")] PathBuf),
+    /// What [`Session::keep`](crate::Session::keep) left here: the session goes on from it, changes
+    /// it in place and leaves it there.
+    Kept(#[serde(with = "crate::bytes")] PathBuf),
+}
+
+/// Metadata for files of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixups {
+    /// The layer's folder.
+    #[serde(with = "crate::bytes")]
+    pub layer: PathBuf,
+    /// What to set. A file with hard links outside this list is refused: it might be an object of
+    /// a repository.
+    pub entries: Vec<Fixup>,
+}
+
+/// Metadata for one file, folder or link of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixup {
+    /// The path below the layer's folder; symbolic links in it are not followed.
+    #[serde(with = "crate::bytes")]
+    pub path: Vec<u8>,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Permission bits with set-id and sticky; ignored for a symbolic link, which has none.
+    pub mode: u32,
+    /// Extended attributes to set beside those that are there. `security.capability` in version 2.
+    #[serde(with = "crate::bytes")]
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// One mount inside the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where. Symbolic links are followed inside the root. What no layer has there is made in a
+    /// layer below all others, so that it is no change.
+    #[serde(with = "crate::bytes")]
+    pub target: Vec<u8>,
+    /// What.
+    pub source: Source,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Source {
+    /// A file system in memory. What is written to it is no change.
+    Memory {
+        /// Permission bits of its root folder.
+        mode: u32,
+        /// Whether it starts with the folders (not the files) that the view has there.
+        with_folders: bool,
+    },
+    /// A file or folder of the host that can only be read, and no set-id bit on it counts.
+    ReadOnly(#[serde(with = "crate::bytes")] PathBuf),
+}
+
+/// An interpreter in the sandbox's own binfmt_misc (Linux ≥ 6.7), which the host's table never sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binfmt {
+    /// For messages; the kernel takes the name in `line`.
+    pub name: String,
+    /// A line as for `/proc/sys/fs/binfmt_misc/register`, with [`INTERPRETER`] where the
+    /// interpreter's path belongs. Its flags must have `F`, since that path is gone afterwards.
+    pub line: String,
+    /// The interpreter on the host: a static program. It is copied to memory, so that nothing
+    /// inside can reach the file.
+    #[serde(with = "crate::bytes")]
+    pub interpreter: PathBuf,
+}
+
+/// What commands may use up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Processes and threads of one user inside (`RLIMIT_NPROC`): a fork bomb ends here. Not
+    /// enforced by the kernel for the host's own root.
+    pub processes: u64,
+    /// Bytes of private writable memory of one process (`RLIMIT_DATA`, counted so since Linux 4.7).
+    pub memory: Option<u64>,
+    /// Wall time of one command.
+    pub time: Option<Duration>,
+}
+
+impl Mount {
+    /// Whether a folder is mounted, and not a file. What is not there counts as a folder; mounting
+    /// it will say so.
+    pub(crate) fn source_is_folder(&self) -> bool {
+        match &self.source {
+            Source::Memory { .. } => true,
+            Source::ReadOnly(path) => path.metadata().map_or(true, |metadata| metadata.is_dir()),
+        }
+    }
+}
+
+impl Default for Limits {
+    /// Room for any build, none for a fork bomb; no other limit.
+    fn default() -> Self {
+        Limits { processes: 4096, memory: None, time: None }
+    }
+}
+
+impl Plan {
+    /// A view of `layers` (topmost first) whose changes go to a folder below `work`, with /run and
+    /// /tmp in memory.
+    pub fn new(layers: Vec<PathBuf>, work: impl Into<PathBuf>) -> Self {
+        let memory = |target: &[u8], mode, with_folders| Mount {
+            target: target.to_vec(),
+            source: Source::Memory { mode, with_folders },
+        };
+        Plan {
+            layers: layers.into_iter().map(Layer::Folder).collect(),
+            work: Work::Below(work.into()),
+            fixups: None,
+            hostname: "sandbox".to_owned(),
+            environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
+                .map(|variable| variable.as_bytes().to_vec())
+                .into(),
+            // /run/lock and its kin are folders that packages ship and scripts rely on.
+            mounts: vec![memory(b"run", 0o755, true), memory(b"tmp", 0o1777, false)],
+            binfmt: Vec::new(),
+            limits: Limits::default(),
+            no_sync: true,
+        }
+    }
+
+    /// The plan as text for people, a line a step.
+    pub fn describe(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Layer::Folder(folder) in &self.layers {
+            writeln!(f, "layer     {}", folder.display())?;
+        }
+        match &self.work {
+            Work::Below(folder) => writeln!(f, "changes   in a new folder below {}", folder.display())?,
+            Work::Kept(folder) => writeln!(f, "changes   go on in {}", folder.display())?,
+        }
+        if let Some(fixups) = &self.fixups {
+            writeln!(f, "fix-ups   {} in {}", fixups.entries.len(), fixups.layer.display())?;
+        }
+        writeln!(
+            f,
+            "mount     /proc, what can hurt masked\nmount     /dev of its own\nmount     /sys, empty"
+        )?;
+        for mount in &self.mounts {
+            let target = escape(&mount.target);
+            match &mount.source {
+                Source::Memory { mode, with_folders } => {
+                    let folders = if *with_folders { ", with the view's folders" } else { "" };
+                    writeln!(f, "mount     /{target}: in memory, mode {mode:04o}{folders}")?;
+                }
+                Source::ReadOnly(source) => {
+                    writeln!(f, "mount     /{target}: {}, read-only", source.display())?
+                }
+            }
+        }
+        for binfmt in &self.binfmt {
+            writeln!(f, "binfmt    {}: {}", binfmt.name, binfmt.interpreter.display())?;
+        }
+        for variable in &self.environment {
+            writeln!(f, "env       {}", escape(variable))?;
+        }
+        writeln!(f, "hostname  {}", self.hostname)?;
+        writeln!(f, "network   none, loopback up")?;
+        write!(f, "limits    {} processes", self.limits.processes)?;
+        if let Some(memory) = self.limits.memory {
+            write!(f, ", {memory} bytes a process")?;
+        }
+        if let Some(time) = self.limits.time {
+            write!(f, ", {} s a command", time.as_secs_f64())?;
+        }
+        write!(f, "\nsyncs     {}", if self.no_sync { "cost nothing" } else { "as asked" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let mut plan = Plan::new(vec!["/a\u{e4}".into(), "/b".into()], "/w");
+        plan.binfmt.push(Binfmt {
+            name: "arm".into(),
+            line: ":arm:M::\\x7f:\\xff:{interpreter}:F".into(),
+            interpreter: "/q".into(),
+        });
+        plan.fixups = Some(Fixups {
+            layer: "/b".into(),
+            entries: vec![Fixup {
+                path: b"bin/\xff".to_vec(),
+                uid: 0,
+                gid: 42,
+                mode: 0o2755,
+                xattrs: vec![(b"security.capability".to_vec(), vec![1, 0, 0, 2])],
+            }],
+        });
+        plan
+    }
+
+    #[test]
+    fn a_plan_can_be_kept_and_replayed() {
+        let text = serde_json::to_string(&plan()).expect("a plan is JSON");
+        assert_eq!(serde_json::from_str::<Plan>(&text).expect("and back"), plan());
+    }
+
+    #[test]
+    fn a_plan_can_be_read() {
+        let text = plan().describe();
+        for line in [
+            "layer     /a\u{e4}\nlayer     /b\n",
+            "changes   in a new folder below /w\n",
+            "fix-ups   1 in /b\n",
+            "mount     /run: in memory, mode 0755, with the view's folders\n",
+            "binfmt    arm: /q\n",
+            "limits    4096 processes\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in {text}");
+        }
+    }
+}

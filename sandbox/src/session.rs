@@ -1,0 +1,397 @@
+//! The caller's side of a sandbox: start it, run commands in it, ask what they changed.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    path::{Path, PathBuf, absolute},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{getpgrp, tcgetpgrp},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    capture::{Change, Entry},
+    enforced::{Enforced, Tier, View},
+    error::{Doing, Error, Kind, Result},
+    helper::{Helper, unexpected},
+    plan::{Fixups, Layer, Plan, Source, Work},
+    protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
+    terminal::Foreground,
+    work::WorkFolder,
+};
+
+/// A command to run inside.
+#[derive(Debug)]
+pub struct Command {
+    /// The program, looked up in the `PATH` of its environment unless it has a slash, and its
+    /// arguments.
+    pub arguments: Vec<Vec<u8>>,
+    /// `NAME=value`: over and above the plan's, and instead of those with the same name.
+    pub environment: Vec<Vec<u8>>,
+    /// The folder it starts in; `/` if empty.
+    pub folder: Vec<u8>,
+    /// Descriptor 0. Inherited from a terminal whose foreground the caller has, it makes the command
+    /// interactive: it gets the foreground, Ctrl-C and Ctrl-Z are its own, a shell has job control.
+    pub stdin: Stdio,
+    /// Descriptor 1.
+    pub stdout: Stdio,
+    /// Descriptor 2.
+    pub stderr: Stdio,
+    /// More descriptors, with the numbers they get.
+    pub descriptors: Vec<(OwnedFd, RawFd)>,
+}
+
+/// What a standard descriptor of a command is.
+#[derive(Debug)]
+pub enum Stdio {
+    /// The caller's own.
+    Inherit,
+    /// The sandbox's /dev/null.
+    Null,
+    /// This.
+    Descriptor(OwnedFd),
+}
+
+impl Command {
+    /// A command that inherits the three standard descriptors.
+    pub fn new<T: Into<Vec<u8>>>(arguments: impl IntoIterator<Item = T>) -> Self {
+        Command {
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            environment: Vec::new(),
+            folder: Vec::new(),
+            stdin: Stdio::Inherit,
+            stdout: Stdio::Inherit,
+            stderr: Stdio::Inherit,
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.environment.push([name.as_bytes(), b"=", value.as_ref()].concat());
+        self
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// With this exit status.
+    Exited(u8),
+    /// By this signal.
+    Signalled(i32),
+}
+
+/// How a command ended and what it used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Time on the clock, in seconds.
+    pub wall_seconds: f64,
+    /// Processor time in programs, of it and the children it waited for, in seconds.
+    pub user_seconds: f64,
+    /// Processor time in the kernel, in seconds.
+    pub system_seconds: f64,
+    /// The largest resident size of one of its processes, in bytes.
+    pub peak_memory: u64,
+}
+
+impl Status {
+    /// Whether it ended with exit status 0.
+    pub fn success(&self) -> bool {
+        self.outcome == Outcome::Exited(0)
+    }
+
+    /// The exit status as a shell has it: 128 and more for a signal.
+    pub fn code(&self) -> u8 {
+        match self.outcome {
+            Outcome::Exited(status) => status,
+            Outcome::Signalled(signal) => u8::try_from(signal).unwrap_or(127).saturating_add(128),
+        }
+    }
+}
+
+/// A running sandbox. Dropping it ends everything inside and removes its folder, as [`close`] does;
+/// so does the death of the calling process, even by kill -9.
+///
+/// [`close`]: Session::close
+pub struct Session {
+    helper: Helper,
+    commands: Channel,
+    enforced: Enforced,
+    plan: Plan,
+    folder: PathBuf,
+    /// Why no more commands can run; none while they can.
+    over: Option<&'static str>,
+}
+
+impl Session {
+    /// Starts a sandbox. [`init`](crate::init) must have been called.
+    pub fn start(plan: &Plan) -> Result<Session> {
+        let plan = with_absolute_paths(plan)?;
+        let folder = WorkFolder::open(&plan.work)?;
+        match Session::start_in(plan, &folder) {
+            Ok(session) => Ok(session),
+            Err(error) => {
+                // The monitor may not have come so far as to clean up; then only the lock is there.
+                if folder.is_new {
+                    let _ = std::fs::remove_dir_all(&folder.path);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start_in(plan: Plan, folder: &WorkFolder) -> Result<Session> {
+        let mut helper = Helper::start()?;
+        let (mut commands, theirs) = Channel::pair()?;
+        let theirs = theirs.into_socket();
+        let start = Start { plan, folder: folder.path.clone() };
+        let question = ToMonitor::Start(Box::new(start));
+        match helper.ask(&question, &[theirs.as_fd(), folder.lock.as_fd()])?.0 {
+            FromMonitor::Started => drop(theirs),
+            other => return Err(unexpected(&other)),
+        }
+        let ToMonitor::Start(start) = question else { return Err(Error::bug("a message changed its kind")) };
+        let inside = match commands.receive()? {
+            Some((FromChild::Ready(inside), _)) => inside,
+            Some((FromChild::Failed(error), _)) => return Err(error),
+            Some((other, _)) => return Err(unexpected(&other)),
+            None => return Err(Error::bug("pid 1 of the sandbox died while it was set up")),
+        };
+        let enforced =
+            Enforced { tier: Tier::Full, view: View::Checkout, mapping: helper.mapping.clone(), inside };
+        let Start { plan, folder } = *start;
+        Ok(Session { helper, commands, enforced, plan, folder, over: None })
+    }
+
+    /// What it really has.
+    pub fn enforced(&self) -> &Enforced {
+        &self.enforced
+    }
+
+    /// Runs a command and waits for its end. Processes that it leaves behind run on, until the next
+    /// [`changes`](Session::changes), [`keep`](Session::keep) or [`close`](Session::close).
+    pub fn run(&mut self, command: &Command) -> Result<Status> {
+        self.run_unless(command, &AtomicBool::new(false))
+    }
+
+    /// The same, but when `stop` becomes true, everything inside is killed and the result is an error
+    /// of the kind [`Kind::Interrupted`]. The session stays usable: to keep, or to look at.
+    pub fn run_unless(&mut self, command: &Command, stop: &AtomicBool) -> Result<Status> {
+        if let Some(why) = self.over {
+            return Err(Error::bug(format_args!("no command can run: {why}")));
+        }
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let own: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let mut descriptors = Vec::new();
+        let mut numbers = Vec::new();
+        for (number, (stdio, own)) in
+            [&command.stdin, &command.stdout, &command.stderr].into_iter().zip(own).enumerate()
+        {
+            match stdio {
+                Stdio::Inherit => descriptors.push(own),
+                Stdio::Descriptor(descriptor) => descriptors.push(descriptor.as_fd()),
+                Stdio::Null => continue,
+            }
+            numbers.push(number as RawFd);
+        }
+        for (descriptor, number) in &command.descriptors {
+            descriptors.push(descriptor.as_fd());
+            numbers.push(*number);
+        }
+        // Whoever has the foreground of the terminal gives it to the command, and takes it back.
+        let interactive = matches!(command.stdin, Stdio::Inherit)
+            && tcgetpgrp(stdin.as_fd()).is_ok_and(|foreground| foreground == getpgrp());
+        let foreground = if interactive { Foreground::remember(stdin.as_fd()) } else { None };
+        let run = ToChild::Run(Run {
+            arguments: command.arguments.clone(),
+            environment: merge(&self.plan.environment, &command.environment),
+            folder: command.folder.clone(),
+            descriptors: numbers,
+            terminal: foreground.is_some(),
+        });
+        self.commands.send(&run, &descriptors)?;
+        self.wait(foreground, stop)
+    }
+
+    fn wait(&mut self, mut foreground: Option<Foreground<'_>>, stop: &AtomicBool) -> Result<Status> {
+        let deadline = self.plan.limits.time.map(|limit| Instant::now() + limit);
+        loop {
+            if !self.message_within_a_moment()? {
+                if stop.load(Ordering::Relaxed) {
+                    self.end_all()?;
+                    return Err(Error::new(Kind::Interrupted, "interrupted"));
+                }
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    self.end_all()?;
+                    let limit = self.plan.limits.time.unwrap_or_default().as_secs_f64();
+                    return Err(Error::new(
+                        Kind::TimeLimit,
+                        format_args!("the command ran longer than {limit} s"),
+                    ));
+                }
+                continue;
+            }
+            match self.message()? {
+                FromChild::Ended(status) => return Ok(status),
+                FromChild::Failed(error) => return Err(error),
+                FromChild::Paused => {
+                    if let Some(foreground) = foreground.as_mut() {
+                        foreground.pause_with_the_command();
+                    }
+                    self.commands.send(&ToChild::Continue, &[])?;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Whether pid 1 has said something. A moment is how long it takes at most to see a stop.
+    fn message_within_a_moment(&self) -> Result<bool> {
+        const MOMENT: u16 = 100; // milliseconds
+        match poll(&mut [PollFd::new(self.commands.as_fd(), PollFlags::POLLIN)], PollTimeout::from(MOMENT)) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno).doing("waiting for the command"),
+        }
+    }
+
+    fn message(&mut self) -> Result<FromChild> {
+        match self.commands.receive()? {
+            Some((message, _)) => Ok(message),
+            None => {
+                self.over = Some("pid 1 of the sandbox died");
+                Err(Error::bug("pid 1 of the sandbox died under the command"))
+            }
+        }
+    }
+
+    /// Kills everything inside but pid 1.
+    fn end_all(&mut self) -> Result<()> {
+        self.commands.send(&ToChild::EndAll, &[])?;
+        while !matches!(self.message()?, FromChild::Quiet) {}
+        Ok(())
+    }
+
+    /// Ends everything inside and lists what changed against the layers: folders before what is in
+    /// them, names sorted by their bytes. A file comes with its content, open for reading at its
+    /// start. No command can run afterwards. The first error that `each` gives ends the list.
+    pub fn changes<E: From<Error>>(
+        &mut self,
+        each: &mut dyn FnMut(Change, Option<File>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.over = Some("the changes were listed");
+        let mut answer = self.helper.ask(&ToMonitor::Changes, &[])?;
+        loop {
+            let (FromMonitor::Changes { changes, last }, contents) = answer else {
+                return Err(unexpected(&answer.0).into());
+            };
+            let mut contents = contents.into_iter().map(File::from);
+            for change in changes {
+                let content = match change.now {
+                    Entry::File { .. } => {
+                        Some(contents.next().ok_or_else(|| Error::bug("a file came without content"))?)
+                    }
+                    _ => None,
+                };
+                if let Err(error) = each(change, content) {
+                    self.helper.ask_done(&ToMonitor::Enough)?;
+                    return Err(error);
+                }
+            }
+            if last {
+                return Ok(self.helper.ask_done(&ToMonitor::Next)?);
+            }
+            answer = self.helper.ask(&ToMonitor::Next, &[])?;
+        }
+    }
+
+    /// Ends everything inside and moves the upper layer to `folder`, which must not exist and must be
+    /// on the same file system. A plan with [`Work::Kept`] goes on from it;
+    /// [`remove_kept`](crate::remove_kept) removes it.
+    pub fn keep(&mut self, folder: &Path) -> Result<()> {
+        self.over = Some("the session was kept");
+        let folder = absolute(folder).doing_to("finding", folder)?;
+        self.helper.ask_done(&ToMonitor::Keep(folder.clone()))?;
+        self.folder = folder;
+        Ok(())
+    }
+
+    /// Where its upper layer and its lock are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Ends everything inside and removes its folder, unless it was kept. Dropping does the same but
+    /// cannot tell what went wrong.
+    pub fn close(mut self) -> Result<()> {
+        let result = self.helper.ask_done(&ToMonitor::Close);
+        self.helper.end();
+        result
+    }
+}
+
+/// The plan's variables without those that the command sets itself, then the command's.
+fn merge(plan: &[Vec<u8>], command: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let name = |variable: &[u8]| variable.split(|&byte| byte == b'=').next().unwrap_or_default().to_vec();
+    let mut merged: Vec<Vec<u8>> = Vec::new();
+    for variable in plan.iter().chain(command) {
+        merged.retain(|other| name(other) != name(variable));
+        merged.push(variable.clone());
+    }
+    merged
+}
+
+/// The helper works in another folder.
+fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
+    let mut plan = plan.clone();
+    let layers = plan.layers.iter_mut().map(|Layer::Folder(path)| path);
+    let sources = plan.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
+        Source::ReadOnly(path) => Some(path),
+        Source::Memory { .. } => None,
+    });
+    let (Work::Below(work) | Work::Kept(work)) = &mut plan.work;
+    let fixups = plan.fixups.iter_mut().map(|Fixups { layer, .. }| layer);
+    let interpreters = plan.binfmt.iter_mut().map(|binfmt| &mut binfmt.interpreter);
+    for path in layers.chain(sources).chain([work]).chain(fixups).chain(interpreters) {
+        *path = absolute(&path).doing_to("finding", path).map_err(|error| error.of_kind(Kind::Plan))?;
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_s_own_variables_win() {
+        let list =
+            |text: &str| -> Vec<Vec<u8>> { text.split(' ').map(|part| part.as_bytes().to_vec()).collect() };
+        assert_eq!(merge(&list("A=1 B=2"), &list("B=3 C= B=4")), list("A=1 C= B=4"));
+        assert_eq!(merge(&list("PATH=/bin"), &[]), list("PATH=/bin"));
+    }
+
+    #[test]
+    fn statuses_are_a_shell_s() {
+        let status = |outcome| Status {
+            outcome,
+            wall_seconds: 0.0,
+            user_seconds: 0.0,
+            system_seconds: 0.0,
+            peak_memory: 0,
+        };
+        assert_eq!(status(Outcome::Exited(3)).code(), 3);
+        assert_eq!(status(Outcome::Signalled(9)).code(), 137);
+        assert!(status(Outcome::Exited(0)).success() && !status(Outcome::Signalled(15)).success());
+    }
+}

@@ -1,0 +1,260 @@
+//! Ways out, all of which must be closed: network, host files, other processes, the terminal.
+
+use std::{
+    fs,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::MetadataExt,
+            net::{SocketAddr, UnixListener},
+        },
+    },
+};
+
+use crate::support::{Test, Tree, changes, output, output_of, script};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("escape::no_network", &["userns"], no_network),
+    ("escape::only_its_own_processes", &["userns"], only_its_own_processes),
+    ("escape::only_its_own_files", &["userns"], only_its_own_files),
+    ("escape::kernel_settings", &["userns"], kernel_settings),
+    ("escape::devices", &["userns"], devices),
+    ("escape::denied_calls", &["userns"], denied_calls),
+    ("escape::syncs_cost_nothing", &["userns"], syncs_cost_nothing),
+    ("escape::calls_of_i386", &["userns", "i386"], calls_of_i386),
+    ("escape::no_new_capabilities", &["userns"], no_new_capabilities),
+    ("escape::the_caller_s_groups_are_gone", &["userns"], the_caller_s_groups_are_gone),
+];
+
+/// A python program that has `call(number, …)` and says `name error` for each call.
+fn calls(body: &str) -> String {
+    format!(
+        r#"python3 - <<'END'
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, number, *arguments):
+    ctypes.set_errno(0)
+    result = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) for a in arguments])
+    print(name, errno.errorcode.get(ctypes.get_errno(), "?") if result == -1 else result)
+{body}
+END"#
+    )
+}
+
+fn no_network() {
+    let name = format!("treestrap-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let _listener = UnixListener::bind_addr(&address).expect("the host listens");
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        &format!(
+            r#"python3 - <<'END'
+import socket, errno, threading
+try: socket.create_connection(("192.0.2.1", 80), timeout=5); print("connected")
+except OSError as e: print(errno.errorcode[e.errno])
+try: socket.socket(socket.AF_UNIX).connect("\0{name}"); print("connected")
+except OSError as e: print(errno.errorcode[e.errno])
+server = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(server.getsockname()); client.sendall(b"loop"); client.close()
+print(server.accept()[0].recv(9).decode())
+print([name for _, name in socket.if_nameindex() if name == "lo"])
+END"#
+        ),
+    );
+    assert_eq!(text, "ENETUNREACH\nECONNREFUSED\nloop\n['lo']");
+}
+
+fn only_its_own_processes() {
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        &format!(
+            "echo /proc/[0-9]* | tr -dc ' ' | wc -c; cat /proc/1/comm
+             kill -0 {} 2>&1 || echo no such process
+             for f in environ mem maps root/etc fd/0 cwd; do cat /proc/1/$f >/dev/null 2>&1 && echo read $f; done; echo",
+            std::process::id()
+        ),
+    );
+    let mut lines = text.lines();
+    let processes: usize = lines.next().and_then(|count| count.parse().ok()).expect("a count");
+    assert!(processes < 8, "{text}");
+    assert_eq!(lines.next(), Some("sandbox-init"), "{text}");
+    assert!(text.contains("no such process") && !text.contains("read "), "{text}");
+    // PTRACE_ATTACH, PTRACE_SEIZE, process_vm_readv.
+    let text = output(
+        &mut session,
+        &calls(
+            "buffer = ctypes.create_string_buffer(8)\niov = (ctypes.c_long * 2)(ctypes.addressof(buffer), 8)\ncall('attach', 101, 16, 1, 0, 0)\ncall('seize', 101, 0x4206, 1, 0, 0)\ncall('read', 310, 1, ctypes.addressof(iov), 1, ctypes.addressof(iov), 1, 0)",
+        ),
+    );
+    assert_eq!(text, "attach EPERM\nseize EPERM\nread EPERM");
+    assert!(session.run(&script("kill -9 1; kill -TERM 1; true")).expect("pid 1 is immune").success());
+    assert_eq!(output(&mut session, "echo alive"), "alive");
+}
+
+fn only_its_own_files() {
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(&mut session, "ls -A / | tr '\\n' ' '; cat /proc/self/mountinfo");
+    let (names, mounts) = text.split_once('\n').map_or((text.as_str(), ""), |pair| pair);
+    assert!(names.starts_with("bin dev etc home lib lib64 proc root run sbin sys tmp usr var"), "{text}");
+    assert!(!mounts.contains("upper") && !text.contains(&tree.work().display().to_string()), "{text}");
+    let (status, text) = output_of(&mut session, script("touch /usr/bin/x; echo > /usr/bin/env"));
+    assert!(!status.success() && text.contains("Read-only file system"), "{text}");
+    // Out of a chroot, as pivot_root prevents and chroot does not.
+    let text = output(
+        &mut session,
+        "mkdir /jail; python3 -c 'import os
+os.chroot(\"/jail\")
+for i in range(64): os.chdir(\"..\")
+os.chroot(\".\")
+print(sorted(os.listdir(\"/\"))[:3])'",
+    );
+    assert_eq!(text, "['bin', 'dev', 'etc']", "the sandbox's own root is as far as it gets");
+}
+
+fn kernel_settings() {
+    let read = || fs::read_to_string("/proc/sys/kernel/core_pattern").expect("readable");
+    let before = read();
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        "for f in sys/kernel/core_pattern sys/kernel/hostname sys/user/max_user_namespaces sys/net/ipv4/ip_forward sysrq-trigger; do
+             (echo 1 > /proc/$f) 2>/dev/null && echo wrote $f
+         done
+         cat /proc/sys/user/max_user_namespaces
+         for f in kcore keys kmsg timer_list; do [ ! -e /proc/$f ] || [ -z \"$(timeout 1 head -c1 /proc/$f)\" ] || echo read $f; done
+         ls -A /proc/sys/fs/binfmt_misc",
+    );
+    assert_eq!(text, "0");
+    assert_eq!(read(), before);
+}
+
+fn devices() {
+    let mode = || fs::metadata("/dev/null").expect("there").mode();
+    let before = mode();
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let (_, text) = output_of(
+        &mut session,
+        script(
+            "for a in 'chmod 600 /dev/null' 'chown 33 /dev/null' 'rm -f /dev/null' 'mknod /etc/disk b 8 0' 'mknod /dev/memory c 1 1'; do $a && echo did $a; done; echo > /dev/null",
+        ),
+    );
+    assert!(!text.contains("did "), "{text}");
+    assert_eq!(mode(), before);
+    assert!(
+        output(&mut session, "python3 -c 'import pty, os; print(os.ttyname(pty.openpty()[1]))'")
+            .starts_with("/dev/pts/")
+    );
+}
+
+fn denied_calls() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        &calls(
+            "for name, number, *rest in [('mount', 165, 0, 0, 0, 0x1000, 0), ('fsopen', 430, 0, 0), ('unshare-user', 272, 0x10000000),
+    ('unshare-mount', 272, 0x20000), ('clone-user', 56, 0x10000011, 0, 0, 0, 0), ('setns', 308, 0, 0), ('clone3', 435, 0, 0),
+    ('keyctl', 250, 0, 0), ('bpf', 321, 0, 0, 0), ('io_uring', 425, 1, 0), ('handle', 304, 0, 0, 0),
+    ('sti', 16, 0, 0x5412, 0), ('sti-high', 16, 0, 0x7fffffff00005412, 0), ('linux', 16, 0, 0x541c, 0),
+    ('module', 313, 0, 0, 0), ('reboot', 169, 0, 0, 0, 0), ('syslog', 103, 2, 0, 0), ('userfaultfd', 323, 0)]: call(name, number, *rest)",
+        ),
+    );
+    for line in text.lines() {
+        let (name, error) = line.split_once(' ').expect("two words");
+        let expected = if ["clone3", "keyctl", "io_uring"].contains(&name) { "ENOSYS" } else { "EPERM" };
+        assert_eq!(error, expected, "{name}");
+    }
+    assert_eq!(text.lines().count(), 18);
+    // What they are for still works.
+    assert_eq!(
+        output(
+            &mut session,
+            "python3 -c 'import threading; t = threading.Thread(target=lambda: print(1)); t.start(); t.join()'"
+        ),
+        "1"
+    );
+}
+
+/// A sync of a descriptor that is not there succeeds only if nobody looks.
+fn syncs_cost_nothing() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let tree = Tree::new();
+    let body = "for name, number, *rest in [('fsync', 74, -1), ('fdatasync', 75, -1), ('syncfs', 306, -1), ('sync', 162), ('range', 277, -1, 0, 0, 0), ('msync', 26, 4096, 4096, 4), ('msync-async', 26, 4096, 4096, 1)]: call(name, number, *rest)";
+    let text = output(&mut tree.session(), &calls(body));
+    assert_eq!(text, "fsync 0\nfdatasync 0\nsyncfs 0\nsync 0\nrange 0\nmsync 0\nmsync-async ENOMEM");
+    let mut plan = tree.plan();
+    plan.no_sync = false;
+    let mut session = sandbox::Session::start(&plan).expect("a session");
+    assert!(!session.enforced().inside.no_sync);
+    assert!(
+        output(&mut session, &calls(body))
+            .starts_with("fsync EBADF\nfdatasync EBADF\nsyncfs EBADF\nsync 0\n")
+    );
+}
+
+/// The same calls through the other table: `fsync(-1)`, then `ioctl(0, TIOCSTI, 0)`, by `int $0x80`.
+fn calls_of_i386() {
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        r#"python3 - <<'END'
+import struct, os, subprocess
+def program(name, number, *arguments):
+    code = b"\xb8" + struct.pack("<I", number)
+    for opcode, argument in zip(b"\xbb\xb9\xba", arguments):
+        code += bytes([opcode]) + struct.pack("<i", argument)
+    code += b"\xcd\x80\xf7\xd8\x89\xc3\xb8\x01\0\0\0\xcd\x80"  # exit(-result)
+    size = 84 + len(code)
+    elf = b"\x7fELF\x01\x01\x01" + bytes(9) + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x10054, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    elf += struct.pack("<8I", 1, 0, 0x10000, 0x10000, size, size, 5, 4096) + code
+    open("/root/" + name, "wb").write(elf)
+    os.chmod("/root/" + name, 0o755)
+    print(name, subprocess.run(["/root/" + name]).returncode)
+program("fsync", 118, -1)
+program("sti", 54, 0, 0x5412, 0)
+program("keyctl", 288, 0, 0, 0)
+program("close", 6, -1)
+END"#,
+    );
+    assert_eq!(text, "fsync 0\nsti 1\nkeyctl 38\nclose 9");
+}
+
+fn no_new_capabilities() {
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(&mut session, "grep -E '^Cap(Inh|Prm|Bnd|Amb)' /proc/self/status");
+    let sets: Vec<u64> = text
+        .lines()
+        .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).expect("a value"), 16).expect("hex"))
+        .collect();
+    let [inheritable, permitted, bounding, ambient] = sets[..] else { panic!("{text}") };
+    assert_eq!((inheritable, ambient), (0, 0));
+    assert_eq!(permitted, bounding);
+    // SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT, SYS_RESOURCE, SYS_TIME, MKNOD.
+    for forbidden in [16, 17, 19, 21, 22, 24, 25, 27] {
+        assert_eq!(bounding & 1 << forbidden, 0, "capability {forbidden}");
+    }
+    let kept = &session.enforced().inside.capabilities;
+    assert_eq!(bounding.count_ones() as usize, kept.len());
+    assert!(kept.contains(&"CAP_CHOWN".to_owned()) && kept.contains(&"CAP_SETUID".to_owned()), "{kept:?}");
+}
+
+fn the_caller_s_groups_are_gone() {
+    let tree = Tree::new();
+    let mut session = tree.session();
+    assert_eq!(output(&mut session, "id -G; grep ^Groups /proc/self/status | tr -d '\\t '"), "0\nGroups:");
+    assert_eq!(changes(&mut session).len(), 1);
+}

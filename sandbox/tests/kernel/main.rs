@@ -1,0 +1,30 @@
+//! Sandboxes on the real kernel: namespaces, overlays, interpreters. Each test starts real ones.
+//!
+//! Run as an unprivileged user it tests that. Run as root it tests everything twice: as root, and as
+//! the account that `TREESTRAP_TEST_USER` names (default: the first one with a subuid range; one is
+//! made if there is none). `TREESTRAP_TESTS_MUST_RUN=userns,overlay,binfmt` turns a skip into a
+//! failure. Arguments: parts of names of the tests to run.
+//!
+//! What is needed: merged /usr on the host (its programs are the sandbox's), uidmap; for the tests of
+//! foreign binaries apt with sources of the real archive.
+
+mod capture;
+mod commands;
+mod escape;
+mod foreign;
+mod lifecycle;
+mod support;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sandbox::init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(role) = arguments.first().and_then(|first| first.strip_prefix("--role=")) {
+        return lifecycle::play(role, &arguments[1..]);
+    }
+    support::run(
+        &arguments,
+        &[commands::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS, foreign::TESTS],
+    )
+}

@@ -1,0 +1,234 @@
+//! The test programs' frame: running as root and as a user, skipping honestly, trees to run in.
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    process::{Command as Host, ExitCode},
+};
+
+use sandbox::{Change, Command, Entry, Mount, Plan, Session, Source, Status, Stdio};
+use tempfile::TempDir;
+
+/// A test: its name, what it cannot do without, itself.
+pub(crate) type Test = (&'static str, &'static [&'static str], fn());
+
+/// Runs the tests whose names match; as root, also as a user.
+pub(crate) fn run(arguments: &[String], groups: &[&[Test]]) -> ExitCode {
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        groups.iter().flat_map(|group| group.iter()).for_each(|(name, ..)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let who = if nix::unistd::geteuid().is_root() { "root" } else { "user" };
+    let must_run = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
+    let missing = what_is_missing();
+    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
+    for (name, needs, test) in groups.iter().flat_map(|group| group.iter()) {
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        if let Some((what, why)) = missing.iter().find(|(what, _)| needs.contains(what)) {
+            if must_run.split(',').any(|must| must == *what) {
+                println!("{who}: {name}: FAILED: it must run, but {why}");
+                failed.push(*name);
+            } else {
+                println!("{who}: {name}: skipped: {why}");
+                skipped += 1;
+            }
+            continue;
+        }
+        let started = std::time::Instant::now();
+        let ok = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        let result = if ok { "ok" } else { "FAILED" };
+        println!("{who}: {name}: {result} ({:.2} s)", started.elapsed().as_secs_f64());
+        if ok { passed += 1 } else { failed.push(*name) }
+    }
+    println!("{who}: {passed} passed, {} failed {failed:?}, {skipped} skipped", failed.len());
+    let as_user = if who == "root" { again_as_user(arguments) } else { true };
+    if failed.is_empty() && as_user { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What tests may need and this machine has not, with the reason.
+fn what_is_missing() -> Vec<(&'static str, String)> {
+    let mut missing = Vec::new();
+    if let Err(error) = Session::start(&Tree::new().plan()) {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        for what in ["userns", "overlay"] {
+            missing.push((what, format!("{error}{hint}")));
+        }
+    }
+    if let Some(why) = crate::foreign::no_binfmt() {
+        missing.push(("binfmt", why));
+    }
+    if let Some(why) = crate::foreign::no_archive() {
+        missing.push(("archive", why));
+    }
+    let host = qemu::host().expect("a port of Debian");
+    let i386 = qemu::find("i386").expect("known");
+    if !qemu::runs_natively(host, i386, &std::env::temp_dir()).expect("tried") {
+        missing.push(("i386", "this kernel does not run i386 programs".to_owned()));
+    }
+    if nix::unistd::geteuid().is_root() {
+        missing.push(("process-limit", "the kernel exempts the host's root from it".to_owned()));
+    }
+    missing
+}
+
+fn again_as_user(arguments: &[String]) -> bool {
+    let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let first = ranges.lines().filter_map(|line| line.split(':').next()).find(|name| *name != "root");
+    let user = std::env::var("TREESTRAP_TEST_USER").ok().or(first.map(str::to_owned)).unwrap_or_else(|| {
+        let made =
+            Host::new("useradd").args(["--create-home", "treestrap-test"]).status().expect("useradd starts");
+        assert!(made.success(), "useradd: {made}");
+        "treestrap-test".to_owned()
+    });
+    // The build folder may be root's alone.
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("kernel");
+    fs::copy("/proc/self/exe", &program).expect("copied");
+    for path in [folder.path(), &program] {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("readable by others");
+    }
+    let status = Host::new("setpriv")
+        .args(["--reuid", &user, "--regid", &group_of(&user), "--clear-groups", "--reset-env"])
+        .arg(&program)
+        .args(arguments)
+        .env("TREESTRAP_TESTS_MUST_RUN", std::env::var_os("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default())
+        .current_dir("/")
+        .status()
+        .expect("setpriv starts");
+    status.success()
+}
+
+fn group_of(user: &str) -> String {
+    let output = Host::new("id").args(["-g", user]).output().expect("id starts");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A folder that is removed at the end, sessions' leftovers too.
+pub(crate) struct Tree {
+    folder: TempDir,
+}
+
+impl Tree {
+    /// A base tree that has what programs of the host's /usr need, and things to change.
+    pub(crate) fn new() -> Self {
+        let tree = Tree { folder: tempfile::tempdir().expect("a folder") };
+        let base = tree.base();
+        for folder in ["etc", "root", "run/lock", "tmp", "usr", "var/lib/things", "proc", "dev", "home/ada"] {
+            fs::create_dir_all(base.join(folder)).expect("made");
+        }
+        for link in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{link}"), base.join(link)).expect("linked");
+        }
+        tree.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\n");
+        tree.write("etc/group", "root:x:0:\ntty:x:5:\nwww-data:x:33:\n");
+        tree.write("etc/old", "old\n");
+        tree.write("var/lib/things/one", "1\n");
+        tree.write("var/lib/things/two", "2\n");
+        tree
+    }
+
+    /// The base layer.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.folder.path().join("base")
+    }
+
+    /// Where sessions' folders go.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// Beside both.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file of the base layer.
+    pub(crate) fn write(&self, path: &str, content: &str) {
+        fs::write(self.base().join(path), content).expect("written");
+    }
+
+    /// A plan for it.
+    pub(crate) fn plan(&self) -> Plan {
+        let mut plan = Plan::new(vec![self.base()], self.work());
+        plan.mounts.push(Mount { target: b"usr".to_vec(), source: Source::ReadOnly("/usr".into()) });
+        plan
+    }
+
+    /// A session on it.
+    pub(crate) fn session(&self) -> Session {
+        Session::start(&self.plan()).expect("a session starts")
+    }
+
+    /// The session folders there are now.
+    pub(crate) fn sessions(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.work()) else { return Vec::new() };
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.is_dir()).collect()
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let left = self.sessions();
+        if !left.is_empty() && !std::thread::panicking() {
+            panic!("sessions left behind: {left:?}");
+        }
+    }
+}
+
+/// A shell script as a command whose output goes nowhere.
+pub(crate) fn script(text: &str) -> Command {
+    let mut command = Command::new(["sh", "-euc", text]);
+    command.stdin = Stdio::Null;
+    command
+}
+
+/// Runs a script; its output must come with exit status 0.
+pub(crate) fn output(session: &mut Session, text: &str) -> String {
+    let (status, output) = output_of(session, script(text));
+    assert!(status.success(), "{text}: {status:?}: {output}");
+    output
+}
+
+/// Runs a command; its output and errors together.
+pub(crate) fn output_of(session: &mut Session, mut command: Command) -> (Status, String) {
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    command.stdout = Stdio::Descriptor(writer.try_clone().expect("a copy").into());
+    command.stderr = Stdio::Descriptor(writer.into());
+    let collect = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).expect("read");
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    });
+    let status = session.run(&command);
+    drop(command); // or the pipe would never end
+    (status.expect("it runs"), collect.join().expect("read"))
+}
+
+/// All changes, with contents.
+pub(crate) fn changes(session: &mut Session) -> Vec<(Change, Option<Vec<u8>>)> {
+    let mut all = Vec::new();
+    let result = session.changes::<sandbox::Error>(&mut |change, content| {
+        let content = content.map(|mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).expect("read");
+            bytes
+        });
+        all.push((change, content));
+        Ok(())
+    });
+    result.expect("the changes come");
+    all
+}
+
+/// What is at `path` among changes.
+pub(crate) fn now<'a>(changes: &'a [(Change, Option<Vec<u8>>)], path: &str) -> &'a Entry {
+    let found = changes.iter().find(|(change, _)| change.path == path.as_bytes());
+    &found.unwrap_or_else(|| panic!("{path} is not among {changes:?}")).0.now
+}
