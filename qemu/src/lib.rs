@@ -9,6 +9,7 @@
 //! | `emulator` | qemu on the host: finding it, its version; which Debian package has it |
 //! | [`interpreter`] | qemu with the dispatcher in front of it, for acceleration |
 //! | [`program`] | all of an ELF file that twins need: segments, loader, libraries, build id |
+//! | [`starts`] | what the dispatcher has noted, added up and explained |
 //! | [`twins`] | which foreign programs the host can run itself |
 //!
 //! It knows nothing of sandboxes: a [`Registration`] is text, and whoever has a binfmt_misc writes it.
@@ -32,6 +33,7 @@ mod elf;
 mod emulator;
 pub mod interpreter;
 pub mod program;
+pub mod starts;
 pub mod twins;
 
 pub use architecture::{

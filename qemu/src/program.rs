@@ -261,3 +261,69 @@ impl Reader<'_> {
         self.number(offset, if self.wide { 8 } else { 4 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::twins::{Machine, Object, rewrite};
+
+    /// Oracle: readelf.
+    #[test]
+    fn what_readelf_says_of_true() {
+        let path = "/bin/true";
+        let Ok(output) = std::process::Command::new("readelf").args(["-ldnW", path]).output() else {
+            eprintln!("skipped: readelf (package binutils) is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stdout);
+        let content = std::fs::read(path).expect("it's there");
+        let elf = Elf::parse(&content).expect("an ELF file");
+        let loader = elf.interpreter().expect("undamaged").expect("dynamic");
+        assert!(
+            said.contains(&format!("[Requesting program interpreter: {}]", String::from_utf8_lossy(loader)))
+        );
+        let needed = elf.dynamic().expect("undamaged").needed;
+        assert!(!needed.is_empty());
+        for library in &needed {
+            assert!(
+                said.contains(&format!("Shared library: [{}]", String::from_utf8_lossy(library))),
+                "{library:?}"
+            );
+        }
+        assert_eq!(said.matches("(NEEDED)").count(), needed.len());
+        let (id, _) = elf.build_id().expect("a build id");
+        let hexadecimal: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(said.contains(&format!("Build ID: {hexadecimal}")), "{hexadecimal}");
+        assert!(said.contains(&format!("Entry point {:#x}", elf.entry)));
+    }
+
+    /// Every byte of the headers in turn takes values that hurt; nothing may panic.
+    #[test]
+    fn damaged_programs_are_errors() {
+        let Ok(content) = std::fs::read("/bin/true") else {
+            eprintln!("skipped: there is no /bin/true");
+            return;
+        };
+        let (image, host) = (Machine::of("riscv64").expect("known"), Machine::of("amd64").expect("known"));
+        for position in 0..1200.min(content.len()) {
+            for value in [0, 0x80, 0xff] {
+                let mut damaged = content.clone();
+                damaged[position] = value;
+                let _ = Object::read(&damaged, true);
+                let _ = rewrite("usr/bin/dpkg", &damaged, (&image, &host));
+            }
+        }
+        for length in (0..content.len()).step_by(97) {
+            let _ = Object::read(&content[..length], true);
+        }
+        // The one that a constant is moved in.
+        let Ok(content) = std::fs::read("/usr/bin/dpkg-trigger") else {
+            return;
+        };
+        for position in (32..900.min(content.len())).step_by(3) {
+            let mut damaged = content.clone();
+            damaged[position] = 0xff;
+            let _ = rewrite("usr/bin/dpkg-trigger", &damaged, (&image, &host));
+        }
+    }
+}

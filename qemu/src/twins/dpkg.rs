@@ -87,12 +87,13 @@ fn move_string(bytes: &mut [u8], elf: &Elf<'_>, offset: u64, text: &str) -> Resu
         .position(|segment| segment.kind == LOAD && offset.wrapping_sub(segment.offset) < segment.file_size)
         .ok_or("it is not mapped")?;
     let segment = elf.segments[index];
-    let end = segment.offset + segment.file_size;
-    let room = segment.address.wrapping_add(segment.file_size).next_multiple_of(PAGE);
-    let room = room.wrapping_sub(segment.address + segment.file_size);
+    let no_room = "there is no room behind the read-only data";
+    let end = segment.offset.checked_add(segment.file_size).ok_or(no_room)?;
+    let end_address = segment.address.checked_add(segment.file_size).ok_or(no_room)?;
+    let room = PAGE - 1 - end_address.wrapping_sub(1) % PAGE;
     let gap = bytes.get_mut(end as usize..).and_then(|rest| rest.get_mut(..text.len() + 2));
     let gap = gap.filter(|gap| room >= gap.len() as u64 && gap.iter().all(|byte| *byte == 0));
-    let gap = gap.ok_or("there is no room behind the read-only data")?;
+    let gap = gap.ok_or(no_room)?;
     if segment.memory_size != segment.file_size {
         return Err("it is not in read-only data");
     }
@@ -103,7 +104,7 @@ fn move_string(bytes: &mut [u8], elf: &Elf<'_>, offset: u64, text: &str) -> Resu
         bytes[header + field..header + field + 8].copy_from_slice(&grown); // p_filesz, p_memsz
     }
     // The pointer itself, and the relocation that fills it (R_X86_64_RELATIVE's addend).
-    let new = segment.address + segment.file_size + 1;
+    let new = end_address.wrapping_add(1);
     let mut pointers = 0;
     for word in bytes.as_chunks_mut::<8>().0.iter_mut().filter(|word| **word == old.to_le_bytes()) {
         *word = new.to_le_bytes();

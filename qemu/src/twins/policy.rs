@@ -133,7 +133,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh-keygen for openssh-server's host keys"),
     ("dbus-bin", "dbus-uuidgen, dbus-send"),
     ("dbus", "dbus-uuidgen before it was split"),
-    ("man-db", "mandb, over every manual page"),
+    ("man-db", "man and manpath; mandb itself stays emulated"),
     ("shared-mime-info", "update-mime-database"),
     ("desktop-file-utils", "update-desktop-database"),
     ("libglib2.0-bin", "glib-compile-schemas, gio"),
@@ -187,6 +187,7 @@ const EMULATED: &[(&str, &str)] = &[
     ("usr/sbin/iconvconfig", "it writes the cache of the gconv folder of its own architecture"),
     // What writes caches in a layout that depends on the machine.
     ("usr/bin/fc-cache", "its caches have the layout, and the name, of its own architecture"),
+    ("usr/bin/mandb", "gdbm writes padding of its memory into index.db: not the same natively"),
 ];
 
 /// Files that packages have on some architectures only, which changes nothing for their programs.

@@ -40,9 +40,9 @@ fn distribution(machine: &Machine) -> Vec<(&'static str, Inventory)> {
     let elf = |object: Object| Entry::Object(Box::new(object));
     let link = |target: &str| Entry::Link(target.to_owned());
     let libc = needs(library(machine, "libc"), &[machine.loader.rsplit('/').next().expect("a name")]);
-    let mandb = Object {
+    let manual = Object {
         runpath: vec!["/usr/lib/man-db".into()],
-        ..needs(object(machine, "mandb"), &["libmandb.so", "libc.so.6"])
+        ..needs(object(machine, "manual"), &["libmanual.so", "libc.so.6"])
     };
     vec![
         (
@@ -67,9 +67,9 @@ fn distribution(machine: &Machine) -> Vec<(&'static str, Inventory)> {
         (
             "man-db",
             files(&[
-                ("usr/bin/mandb", elf(mandb)),
-                ("usr/lib/man-db/libmandb-2.so", elf(needs(library(machine, "libmandb"), &["libc.so.6"]))),
-                ("usr/lib/man-db/libmandb.so", link("libmandb-2.so")),
+                ("usr/bin/man", elf(manual)),
+                ("usr/lib/man-db/libmanual-2.so", elf(needs(library(machine, "libmanual"), &["libc.so.6"]))),
+                ("usr/lib/man-db/libmanual.so", link("libmanual-2.so")),
             ]),
         ),
         ("libz1", files(&[("usr/lib/T/libz.so.1", elf(needs(library(machine, "libz"), &["libc.so.6"])))])),
@@ -128,7 +128,7 @@ fn outcome(
 #[test]
 fn what_can_have_a_twin_has_one_and_the_rest_a_reason() {
     let (twins, rest, plan) = outcome("armhf", |_, _| {});
-    assert_eq!(twins, ["usr/bin/rm", "usr/bin/mandb", "usr/bin/python3.11"]);
+    assert_eq!(twins, ["usr/bin/rm", "usr/bin/man", "usr/bin/python3.11"]);
     assert_eq!(
         rest,
         [
@@ -142,7 +142,7 @@ fn what_can_have_a_twin_has_one_and_the_rest_a_reason() {
         links,
         [
             "ld.so -> usr/lib/x86_64-linux-gnu/loader",
-            "usr/lib/x86_64-linux-gnu/libmandb.so -> /.treestrap/twins/usr/lib/man-db/libmandb.so",
+            "usr/lib/x86_64-linux-gnu/libmanual.so -> /.treestrap/twins/usr/lib/man-db/libmanual.so",
         ]
     );
     let module = "usr/lib/python3.11/lib-dynload/_bz2.cpython-311-x86_64-linux-gnu.so";
@@ -235,7 +235,9 @@ fn a_private_library_of_another_byte_order_is_in_the_way() {
     let (twins, rest, plan) = outcome("s390x", |_, _| {});
     assert_eq!(twins, ["usr/bin/rm", "usr/bin/python3.11"]);
     assert!(
-        rest.contains(&"usr/bin/mandb: it reads or writes data in the machine's byte order".to_owned()),
+        rest.contains(
+            &"usr/bin/man: the image's own /usr/lib/man-db/libmanual.so would be in the way".to_owned()
+        ),
         "{rest:?}"
     );
     assert_eq!(plan.links.len(), 1);
@@ -262,7 +264,7 @@ fn an_image_says_which_packages_are_wanted() {
             "libgcc-s1: modules that libc6 loads",
             "libpython3.11-stdlib: modules that python3.11-minimal loads",
             "libz1: libraries of python3.11-minimal",
-            "man-db: mandb, over every manual page",
+            "man-db: man and manpath; mandb itself stays emulated",
             "python3.11-minimal: py3compile, py3clean",
         ]
     );
