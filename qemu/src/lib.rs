@@ -7,6 +7,10 @@
 //! | `elf` | as much of an ELF file as is needed: whose it is, whether it is static |
 //! | `binfmt` | a line for binfmt_misc |
 //! | `emulator` | qemu on the host: finding it, its version; which Debian package has it |
+//! | [`interpreter`] | qemu with the dispatcher in front of it, for acceleration |
+//! | [`program`] | all of an ELF file that twins need: segments, loader, libraries, build id |
+//! | [`starts`] | what the dispatcher has noted, added up and explained |
+//! | [`twins`] | which foreign programs the host can run itself |
 //!
 //! It knows nothing of sandboxes: a [`Registration`] is text, and whoever has a binfmt_misc writes it.
 //!
@@ -27,6 +31,10 @@ mod architecture;
 mod binfmt;
 mod elf;
 mod emulator;
+pub mod interpreter;
+pub mod program;
+pub mod starts;
+pub mod twins;
 
 pub use architecture::{
     ARCHITECTURES, Architecture, Endian, Execution, execution, find, host, runs_natively,

@@ -1,0 +1,69 @@
+//! Native twins: which foreign programs the host can run itself, with the same result.
+//!
+//! A twin is the same program from the same source version, built for the host. This module is
+//! pure: it's given what packages contain and says what to do. It knows neither an archive (which
+//! packages exist natively is for the caller to find) nor a sandbox (what is mounted where is for
+//! the caller to do).
+//!
+//! ```text
+//! Inventory (a package's files) ─┬─ wanted ─▶ packages to fetch for the host
+//! Policy (tables) ───────────────┴─ plan ───▶ Plan: twins, what stays emulated and why, mounts
+//! ```
+//!
+//! - [`inventory`]: what a package contains, as far as it matters here.
+//! - [`policy`]: the tables, each line with its reason.
+//! - [`mod@wanted`]: which packages are needed natively.
+//! - [`mod@plan`]: which programs have a twin.
+//! - [`libraries`]: whether the dynamic loader would find everything.
+//! - [`dpkg`]: making dpkg's programs know the image's architecture.
+//! - [`loader`]: where twins find their loader.
+//! - [`machine`]: what names an architecture has where a twin could see or tell the wrong one.
+
+pub mod dpkg;
+pub mod inventory;
+pub mod libraries;
+pub mod loader;
+pub mod machine;
+pub mod plan;
+pub mod policy;
+pub mod wanted;
+
+pub use inventory::{Entry, Inventory, Object, Package};
+pub use machine::Machine;
+pub use plan::{Emulated, Mount, Plan, Program, Reason, plan};
+pub use policy::{Policy, Rule};
+pub use wanted::wanted;
+
+/// Where the twin tree is inside the sandbox. It must be short: it has to fit where the host's
+/// loader is named. Private libraries are linked to by this path.
+pub const TREE: &str = "/.treestrap/twins";
+/// Where starts are noted inside the sandbox.
+pub const LOG: &str = "/.treestrap/starts";
+
+/// Why a file of the twin tree could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRewritten {
+    /// Its loader could not be changed.
+    #[error(transparent)]
+    Loader(#[from] loader::NotChanged),
+    /// It knows its architecture.
+    #[error("it knows its architecture: {0}")]
+    Architecture(#[from] dpkg::NotPatched),
+}
+
+/// The content that a program has in the twin tree: it asks for the tree's loader, and if it's one
+/// of dpkg's, it's for the image's architecture.
+pub fn rewrite(
+    path: &str,
+    program: &[u8],
+    (machine, host): (&Machine, &Machine),
+) -> Result<Vec<u8>, NotRewritten> {
+    let changed = loader::change(program)?;
+    if dpkg::PROGRAMS.contains(&path) && machine.debian != host.debian {
+        return Ok(dpkg::patch(&changed, host.debian, machine.debian)?);
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests;

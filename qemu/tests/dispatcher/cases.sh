@@ -1,0 +1,31 @@
+# Runs inside the namespaces, with the test's folder as working directory. What it prints is
+# compared line by line. `foreign` has a twin, `alone` has none, `lost` one that is not there.
+set -e
+mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+# An ELF file for a machine that there never was.
+printf ':test:M:18:\\xed\\xfe::%s:POCF\n' "$PWD/interpreter" > /proc/sys/fs/binfmt_misc/register
+rm interpreter # F: it's open already
+here=$PWD
+run() { echo "$1:"; shift; "$@" || echo "  status $?"; }
+
+run absolute "$here/foreign" one 'two words' ''
+run relative ./foreign
+run environment env TWIN=is-told ./foreign
+run argv0 bash -c 'exec -a -login ./foreign x'
+ln -s foreign link && run link ./link
+ln foreign hard && run hard-link ./hard
+cp foreign moved && run renamed ./moved
+printf '#!%s -option\n' "$here/foreign" > script && chmod +x script && run script ./script argument | sed "s:$here:HERE:g"
+mkdir folder && (cd folder && PATH=$here && run path foreign)
+cp foreign doomed && exec 9<doomed && rm doomed && run deleted /proc/self/fd/9 && exec 9<&-
+run without-twin ./alone a b
+run twin-missing ./lost x
+cp foreign changed && printf x >> changed && run changed ./changed
+cp foreign changed && printf x | dd of=changed bs=1 seek=100 conv=notrunc status=none && run patched ./changed
+mkdir root && cp foreign root/ && run chroot chroot root /foreign in-chroot
+chmod 111 alone && run unreadable ./alone
+if [ "$MAPPED" = many ]; then
+    cp foreign setuid && chmod 4755 setuid && chmod 755 . && run set-id setpriv --reuid 33 --regid 33 --clear-groups ./setuid
+    cp foreign setother && chown 34 setother && chmod 4755 setother && run set-other-id setpriv --reuid 33 --regid 33 --clear-groups ./setother
+    run unreadable-to-others setpriv --reuid 33 --regid 33 --clear-groups ./alone
+fi
