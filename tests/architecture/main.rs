@@ -44,12 +44,14 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (
         &["sandbox"],
         // main, because the program is also the sandbox's helper, and must become that first of all.
-        &["src/configure/", "src/pipeline/", "src/doctor/", "src/main.rs", "sandbox/"],
+        // error.rs, because what a sandbox reports becomes the pipeline's error in one place.
+        &["src/configure/", "src/pipeline/", "src/doctor/", "src/main.rs", "src/error.rs", "sandbox/"],
         "configure translates Debian's rules into a sandbox plan",
     ),
     (
         &["qemu"],
-        &["src/configure/", "src/pipeline/", "src/doctor/", "qemu/"],
+        // The sandbox's tests run foreign programs; the crate itself knows no emulator.
+        &["src/configure/", "src/pipeline/", "src/doctor/", "qemu/", "sandbox/tests/"],
         "configure brings emulation and sandbox together",
     ),
     (
@@ -57,6 +59,14 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
         &["src/main.rs", "tests/", "examples/", "fuzz/"],
         "the crates below know nothing of Debian",
     ),
+];
+
+/// Where unsafe code may stand, and why it has to.
+const UNSAFE: &[(&str, &str)] = &[
+    ("sandbox/src/sys/", "system calls that nix has no safe form of"),
+    ("qemu/dispatcher/src/start.rs", "runs before any library, on the stack that the kernel made"),
+    ("qemu/dispatcher/src/system.rs", "has no C library to make system calls for it"),
+    ("qemu/dispatcher/src/image.rs", "reads what was appended to the program in memory"),
 ];
 
 /// What `src/debian/` may use of the rest: it is pure.
@@ -73,6 +83,7 @@ const HOSTS: &[&str] = &[
     "keepachangelog.com",
     "man7.org",
     "no-color.org",
+    "reproducible-builds.org",
     "ostreedev.github.io",
     "rustup.rs",
     "semver.org",
@@ -121,7 +132,7 @@ fn check_rust(file: &str, text: &str) -> Vec<Violation> {
     let production = without_tests(&tokens);
     // A module that only tests use is called test-something by convention, and may tell why it skips.
     let is_test = file.rsplit('/').next().is_some_and(|name| name.starts_with("test"));
-    let programs = ["src/cli/", "tests/", "sandbox/tests/", "qemu/tests/", "examples/"];
+    let programs = ["src/cli/", "tests/", "sandbox/tests/", "qemu/tests/", "qemu/build.rs", "examples/"];
     if !is_test && !programs.iter().any(|place| file.starts_with(place)) {
         for pair in production.windows(2) {
             let macros = ["print", "println", "eprint", "eprintln", "dbg"];
@@ -130,9 +141,9 @@ fn check_rust(file: &str, text: &str) -> Vec<Violation> {
             }
         }
     }
-    if !file.starts_with("sandbox/src/sys/") {
+    if !UNSAFE.iter().any(|(place, _)| file.starts_with(place)) {
         for token in tokens.iter().filter(|token| token.is_word("unsafe")) {
-            report(token.line, "unsafe code: it lives in sandbox/src/sys".to_owned());
+            report(token.line, "unsafe code: it lives in sandbox/src/sys and the dispatcher".to_owned());
         }
     }
     found
@@ -370,8 +381,8 @@ const SAMPLES: &[(&str, &str, &str)] = &[
         "prints: only src/cli does, all else tells a Reporter",
     ),
     ("sandbox/src/child.rs", "eprintln!();", "prints: only src/cli does, all else tells a Reporter"),
-    ("sandbox/src/child.rs", "unsafe { f() }", "unsafe code: it lives in sandbox/src/sys"),
-    ("tests/cli.rs", "unsafe { f() }", "unsafe code: it lives in sandbox/src/sys"),
+    ("sandbox/src/child.rs", "unsafe { f() }", "unsafe code: it lives in sandbox/src/sys and the dispatcher"),
+    ("tests/cli.rs", "unsafe { f() }", "unsafe code: it lives in sandbox/src/sys and the dispatcher"),
     // what is allowed
     ("src/pipeline/", "use crate::{lock, fetch::Fetch}; use sandbox::Plan;", ""),
     (
