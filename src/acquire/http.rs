@@ -4,15 +4,16 @@ use std::{io::Read, time::Duration};
 
 use ureq::{
     Agent,
-    config::{Config, RedirectAuthHeaders},
+    config::RedirectAuthHeaders,
     http::{StatusCode, header},
     tls::{RootCerts, TlsConfig},
-    unversioned::transport::{Connector, TcpConnector},
+    unversioned::transport::{Connector, DefaultConnector, TcpConnector},
 };
 
 use super::{
     failure::Cause,
     proxy::{Route, Settings},
+    resolver::Remembering,
     uri::{self, Target},
 };
 
@@ -64,10 +65,11 @@ impl Http {
                 .max_idle_connections_per_host(32)
                 .build()
         };
+        let agent = |config| Agent::with_parts(config, DefaultConnector::default(), Remembering::default());
         let through = |proxy: &Option<String>, tunnelled: bool| {
             // What is no proxy's URI is reported when it is used: see `agent_for`.
             let agent: Agent = match Route::new(proxy.as_deref()?, tunnelled)? {
-                Route::Tunnel(proxy) => Config::new_agent(&config(Some(proxy))),
+                Route::Tunnel(proxy) => agent(config(Some(proxy))),
                 Route::Forward(connector, resolver) => {
                     let chain = ().chain(TcpConnector::default()).chain(connector);
                     Agent::with_parts(config(None), chain, resolver)
@@ -76,7 +78,7 @@ impl Http {
             Some(agent)
         };
         Http {
-            direct: config(None).new_agent(),
+            direct: agent(config(None)),
             http: through(&settings.http, false),
             https: through(&settings.https, true),
             settings,

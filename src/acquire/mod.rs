@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `uri` | joins URIs, hides credentials |
 //! | `proxy` | proxies of the environment, plain HTTP through a proxy |
+//! | `resolver` | host names, looked up once |
 //! | `http` | one request: redirections, status codes |
 //! | `download` | the verified stream: resumes, fails over |
 //! | `failure` | why it did not work |
@@ -19,6 +20,7 @@ mod failure;
 mod http;
 mod meter;
 mod proxy;
+mod resolver;
 #[cfg(test)]
 pub(crate) mod test_server;
 #[cfg(test)]

@@ -9,12 +9,12 @@ use ureq::{
     config::Config,
     http::Uri,
     unversioned::{
-        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        resolver::{ResolvedSocketAddrs, Resolver},
         transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport},
     },
 };
 
-use super::uri;
+use super::{resolver::Remembering, uri};
 
 /// The proxy settings of the environment, as curl(1) reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Route {
         let address = format!("http://{}:{}/", parsed.host(), parsed.port()).parse().ok()?;
         Some(Route::Forward(
             ForwardConnector { authorization },
-            ProxyResolver { proxy: address, resolver: DefaultResolver::default() },
+            ProxyResolver { proxy: address, resolver: Remembering::default() },
         ))
     }
 }
@@ -102,7 +102,7 @@ impl Route {
 #[derive(Debug)]
 pub(super) struct ProxyResolver {
     proxy: Uri,
-    resolver: DefaultResolver,
+    resolver: Remembering,
 }
 
 impl Resolver for ProxyResolver {
