@@ -105,6 +105,10 @@ impl From<std::io::Error> for Error {
             | E::QuotaExceeded
             | E::ReadOnlyFilesystem
             | E::OutOfMemory => Kind::Machine,
+            // EIO, EXDEV, ENFILE, EMFILE, ENOSYS (errno(3)): no input brings these about.
+            _ if error.raw_os_error().is_some_and(|errno| [5, 18, 23, 24, 38].contains(&errno)) => {
+                Kind::Machine
+            }
             _ => Kind::Input,
         };
         let result = Error::new(kind, &error);
@@ -127,10 +131,12 @@ impl From<sandbox::Error> for Error {
             _ => Kind::Bug,
         };
         let result = Error::new(kind, &error);
-        if kind == Kind::Machine {
-            result.hint("treestrap doctor    says what this machine lacks, and the command that mends it")
-        } else {
-            result
+        match error.hint() {
+            Some(hint) => result.hint(hint),
+            None if kind == Kind::Machine => {
+                result.hint("treestrap doctor    says what this machine lacks, and the command that mends it")
+            }
+            None => result,
         }
     }
 }

@@ -24,9 +24,10 @@ const FILES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Whether a path of the view is interposed, and so never the image's.
-pub(super) fn is_interposed(path: &[u8]) -> bool {
-    FILES.iter().any(|(file, ..)| path == file.as_bytes() || path == unmerged(file).as_bytes())
+/// What is interposed at a path of the view, which so is never the image's.
+pub(super) fn content(path: &[u8]) -> Option<&'static str> {
+    let is = |file: &str| path == file.as_bytes() || path == unmerged(file).as_bytes();
+    FILES.iter().find(|(file, ..)| is(file)).map(|(_, content, _)| *content)
 }
 
 /// `usr/sbin/x` where `/sbin` is a folder of its own.
@@ -74,8 +75,8 @@ mod tests {
             let layer = make_layer(folder.path(), merged).expect("the layer");
             assert!(layer.join(expected).is_file());
             assert!(layer.join("usr/sbin/policy-rc.d").is_file());
-            assert!(is_interposed(expected.as_bytes()));
+            assert!(content(expected.as_bytes()).is_some());
         }
-        assert!(!is_interposed(b"usr/sbin/invoke-rc.d"));
+        assert!(content(b"usr/sbin/invoke-rc.d").is_none());
     }
 }

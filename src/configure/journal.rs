@@ -25,6 +25,13 @@ impl Journal {
     pub(super) fn create(folder: &Path, image: &str) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let path = folder.join(format!("{image}.log"));
+        // A new file, not the old one emptied: another run may still be writing that.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
+            }
+            _ => {}
+        }
         let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Journal { path, file: BufWriter::new(file), tail: VecDeque::new() })
     }

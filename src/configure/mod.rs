@@ -16,8 +16,9 @@ mod status_fd;
 
 use std::{
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
@@ -30,6 +31,7 @@ use crate::{
     Context, Error, Result,
     artefacts::{Composed, Configured, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
+    error::Kind,
     report::Reporter,
 };
 
@@ -53,8 +55,8 @@ pub struct Inputs<'a> {
     pub base: &'a Base,
     /// What runs the image's programs, where this machine's processor does not.
     pub emulator: Option<&'a Emulator>,
-    /// A debconf preseed file.
-    pub preseed: Option<&'a Path>,
+    /// The text of a debconf preseed file.
+    pub preseed: Option<&'a [u8]>,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// The folder of the log.
@@ -89,13 +91,13 @@ pub fn configure(
     inputs.requirements.check(session.enforced(), image, reporter)?;
     let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
     if let Err(error) = scripts.run() {
-        if error.kind() == crate::error::Kind::Input {
+        if error.kind() == Kind::Input {
             return Err(keep(&mut session, inputs, error));
         }
         return Err(error);
     }
     let packages = scripts.finish()?;
-    let changes = adopt_changes(&mut session, adopt, image, reporter)?;
+    let changes = adopt_changes(&mut session, adopt, image, reporter, stop)?;
     let enforced = serde_json::to_value(session.enforced())
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
     session.close().context("closing the sandbox")?;
@@ -146,7 +148,10 @@ fn keep(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
         if let Some(parent) = inputs.kept.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         }
-        session.keep(&inputs.kept).map_err(Error::from)
+        session.keep(&inputs.kept)?;
+        let path = kept_commit(&inputs.kept);
+        std::fs::write(&path, inputs.composed.commit.to_string())
+            .with_context(|| format!("writing {}", path.display()))
     }) {
         Ok(()) => {
             error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
@@ -155,10 +160,20 @@ fn keep(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
     }
 }
 
+/// The file beside a kept layer that names the unpacked tree it belongs to, which may have been
+/// composed anew since.
+pub fn kept_commit(kept: &Path) -> PathBuf {
+    let mut path = kept.as_os_str().to_owned();
+    path.push(".commit");
+    path.into()
+}
+
 /// Removes what an earlier failure left.
 pub fn forget_kept(kept: &Path) -> Result<()> {
     if kept.exists() {
         sandbox::remove_kept(kept).with_context(|| format!("removing {}", kept.display()))?;
+        let path = kept_commit(kept);
+        std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
     }
     Ok(())
 }
@@ -169,13 +184,23 @@ fn adopt_changes(
     adopt: &mut dyn Adopt,
     image: &str,
     reporter: &dyn Reporter,
+    stop: &AtomicBool,
 ) -> Result<Vec<TreeChange>> {
     let mut changes = Vec::new();
     session.changes::<Error>(&mut |change, content| {
-        if interpose::is_interposed(&change.path) {
-            return Ok(());
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Interrupted, "interrupted"));
         }
         let path = String::from_utf8_lossy(&change.path).into_owned();
+        if let Some(ours) = interpose::content(&change.path) {
+            if !is_copy(content, ours) {
+                reporter.warn(
+                    image,
+                    format!("a script changed /{path}, which stands in while an image is made: left out"),
+                );
+            }
+            return Ok(());
+        }
         let now = match change.now {
             sandbox::Entry::Removed => TreeEntry::Absent,
             sandbox::Entry::Folder { metadata, opaque } => {
@@ -214,6 +239,13 @@ fn adopt_changes(
         Ok(())
     })?;
     Ok(changes)
+}
+
+/// Whether a changed file is an interposed one that was only copied up (by chmod, say).
+fn is_copy(content: Option<File>, ours: &str) -> bool {
+    let mut text = String::new();
+    content.is_some_and(|file| file.take(ours.len() as u64 + 1).read_to_string(&mut text).is_ok())
+        && text == ours
 }
 
 /// The metadata as the image has it: without what a hard-link checkout adds, and without times,

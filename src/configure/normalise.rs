@@ -33,8 +33,6 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("var/lib/dpkg/lock-frontend", Rule::Drop, "a lock of no content; apt makes it anew"),
     ("var/lib/dpkg/triggers/Lock", Rule::Drop, "a lock of no content; dpkg makes it anew"),
     ("etc/.pwd.lock", Rule::Drop, "a lock of no content (lckpwdf(3)); made anew"),
-    ("run/*", Rule::Drop, "state of a running system"),
-    ("tmp/*", Rule::Drop, "state of a running system"),
 ];
 
 /// The rule for a path, with its reason.
@@ -80,8 +78,6 @@ mod tests {
             ("var/lib/dpkg/status-old", Some(Rule::Drop)),
             ("var/lib/dpkg/status", None),
             ("var/lib/dpkg/info/x-old", None),
-            ("run/lock", Some(Rule::Drop)),
-            ("run", None),
         ];
         for (path, expected) in table {
             assert_eq!(rule(path.as_bytes()).map(|(rule, _)| rule), *expected, "{path}");

@@ -73,7 +73,7 @@ impl Requirements {
         let Some(unmet) = unmet else { return Ok(()) };
         let name = NAMES.iter().find(|(_, requirement)| requirement == unmet).map_or("", |(name, _)| name);
         let message =
-            format!("--require {name}: this machine gives less: {}", enforced.inside.degraded.join("; "));
+            format!("--require {name}: this machine gives less. {}", enforced.inside.degraded.join("; "));
         Err(Error::machine(message).hint("treestrap doctor"))
     }
 }

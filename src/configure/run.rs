@@ -2,12 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::{BufRead, BufReader, PipeReader, pipe},
+    io::{BufRead, BufReader, PipeReader, Read, Seek, Write, pipe},
     os::fd::OwnedFd,
     sync::{
         atomic::AtomicBool,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -34,6 +33,12 @@ const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// How long the last lines of a failed script may take through their pipe.
 const STRAGGLING: Duration = Duration::from_millis(50);
+
+/// Lines that wait to be read; a program that prints faster waits for its reader.
+const BACKLOG: usize = 1024;
+
+/// Longer lines, in bytes, are broken: what a program prints must not fill the memory.
+const LONGEST_LINE: u64 = 64 << 10;
 
 /// Options of every dpkg run, a reason each.
 const DPKG_OPTIONS: &[&str] = &[
@@ -149,7 +154,7 @@ impl<'a> Scripts<'a> {
         Err(self.failure(&package.qualified_name, "pre-installation script", &how(status.outcome)))
     }
 
-    /// The version of the image's dpkg without its Debian revision, which scripts compare with.
+    /// The version of the image's dpkg, without an epoch, which scripts compare with.
     fn dpkg_version(&self) -> String {
         let packages = &self.inputs.composed.packages;
         let version = packages.iter().find(|package| package.name == "dpkg").map_or("", |dpkg| &dpkg.version);
@@ -176,15 +181,15 @@ impl<'a> Scripts<'a> {
 
     /// Loads the debconf answers of the preseed file.
     fn seed(&mut self) -> Result<()> {
-        let Some(path) = self.inputs.preseed else { return Ok(()) };
-        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let Some(text) = self.inputs.preseed else { return Ok(()) };
+        let mut file = tempfile::tempfile().context("making a temporary file")?;
+        file.write_all(text).and_then(|()| file.rewind()).context("writing a temporary file")?;
         let command = Command::new(["debconf-set-selections"]);
         let (status, _) = self.command("debconf-set-selections", command, Some(file.into()))?;
         if status.success() {
             return Ok(());
         }
-        let program = format!("debconf-set-selections with {}", path.display());
-        Err(self.failure("debconf", &program, &how(status.outcome)))
+        Err(self.failure("debconf", "debconf-set-selections with the preseed file", &how(status.outcome)))
     }
 
     /// `dpkg --configure -a` is content with packages that it cannot get any further; we are not.
@@ -203,7 +208,9 @@ impl<'a> Scripts<'a> {
         if wanting.is_empty() {
             return Ok(());
         }
-        Err(Error::input(format!("dpkg could not configure {}", wanting.join(" "))))
+        let (first, others) = (wanting[0], wanting.len() - 1);
+        let what = format!("is not configured, nor are {others} others, and dpkg does not say why");
+        Err(failure(&self.journal, first, &what))
     }
 
     /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
@@ -238,7 +245,8 @@ impl<'a> Scripts<'a> {
 
     /// Runs a command; gives its lines.
     fn output(&mut self, command: Command) -> Result<(Status, Vec<String>)> {
-        let (said, command) = listen(command, None, false)?;
+        let (said, mut command) = listen(command, None, false)?;
+        command.stderr = Stdio::Null; // warnings are no packages
         let status = self.session.run_unless(&command, self.stop).context("asking dpkg")?;
         drop(command);
         let lines = said.iter().filter_map(|said| match said {
@@ -303,7 +311,7 @@ fn signal_name(signal: i32) -> &'static str {
 /// Connects a command's output, and dpkg's status lines if wanted, to a channel, which ends when the
 /// command is over and the value dropped.
 fn listen(mut command: Command, stdin: Option<OwnedFd>, status: bool) -> Result<(Receiver<Said>, Command)> {
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(BACKLOG);
     let (reader, writer) = pipe().context("making a pipe")?;
     spawn_reader(reader, sender.clone(), Said::Output);
     command.stderr = Stdio::Descriptor(writer.try_clone().context("duplicating a pipe")?.into());
@@ -319,11 +327,11 @@ fn listen(mut command: Command, stdin: Option<OwnedFd>, status: bool) -> Result<
 
 /// Reads lines on a thread of its own, which ends when the last writer has closed the pipe: at the
 /// latest with the sandbox.
-fn spawn_reader(reader: PipeReader, sender: Sender<Said>, kind: fn(String) -> Said) {
+fn spawn_reader(reader: PipeReader, sender: SyncSender<Said>, kind: fn(String) -> Said) {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        while reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             if line.last() == Some(&b'\n') {
                 line.pop();
             }
@@ -344,31 +352,23 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    /// Until all writers are gone; or, once the command is over, until nobody says anything.
+    /// Until all writers are gone; or, once the command is over, for a moment more: processes that it
+    /// left behind may talk for ever.
     fn follow(mut self, said: &Receiver<Said>, over: &Receiver<()>, failures: &mut Vec<Error>) -> Result<()> {
-        loop {
+        let mut end: Option<Instant> = None;
+        while end.is_none_or(|end| Instant::now() < end) {
             match said.recv_timeout(AFTERMATH) {
                 Ok(Said::Output(line)) => self.output(&line)?,
-                Ok(Said::Status(line)) => match status_fd::parse(&line) {
-                    Some(Line::Error { package, message }) => {
-                        // What the script printed came before, but through another pipe.
-                        while let Ok(Said::Output(line)) = said.recv_timeout(STRAGGLING) {
-                            self.output(&line)?;
-                        }
-                        failures.push(failure(self.journal, package, message));
-                    }
-                    Some(line) => self.status(&line),
-                    None => {}
-                },
+                Ok(Said::Status(line)) => self.status(&line, said, failures)?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {
-                    // The other end of `over` is dropped with the command.
-                    if over.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
-                        return Ok(());
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // The other end of `over` is dropped with the command.
+            if end.is_none() && over.try_recv() == Err(TryRecvError::Disconnected) {
+                end = Some(Instant::now() + AFTERMATH);
             }
         }
+        Ok(())
     }
 
     /// A line of output. dpkg's own headings tell where a package's begin: they come through the same
@@ -380,10 +380,10 @@ impl Follower<'_> {
         self.journal.line(line)
     }
 
-    fn status(&mut self, line: &Line<'_>) {
-        match *line {
-            Line::Processing { package, .. } => self.seconds.begin(package),
-            Line::Status { package, status: "installed" } => {
+    fn status(&mut self, line: &str, said: &Receiver<Said>, failures: &mut Vec<Error>) -> Result<()> {
+        match status_fd::parse(line) {
+            Some(Line::Processing { package, .. }) => self.seconds.begin(package),
+            Some(Line::Status { package, status: "installed" }) => {
                 self.seconds.installed.insert(package.to_owned());
                 self.reporter.event(Event::Progress {
                     image: self.inputs.composed.image.clone(),
@@ -392,7 +392,19 @@ impl Follower<'_> {
                     item: package.to_owned(),
                 });
             }
+            Some(Line::Error { package, message }) => {
+                // What the script printed came before, but through another pipe. dpkg ends now
+                // (--abort-after=1), so no status line is lost.
+                let end = Instant::now() + STRAGGLING;
+                while let Ok(Said::Output(line)) =
+                    said.recv_timeout(end.saturating_duration_since(Instant::now()))
+                {
+                    self.output(&line)?;
+                }
+                failures.push(failure(self.journal, package, message));
+            }
             _ => {}
         }
+        Ok(())
     }
 }

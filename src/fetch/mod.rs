@@ -108,6 +108,9 @@ impl Run<'_, '_> {
             match self.one(package, &mut *sink) {
                 Ok(()) => {}
                 Err(Undelivered::Consumer(error)) => {
+                    if error.kind() == Kind::Input {
+                        sink.finish()?; // this package is at fault; those before it are all right
+                    }
                     let named = error.to_string().contains(&package.id());
                     return Err(if named {
                         error

@@ -17,7 +17,7 @@ use crate::{
 const PROGRAM: Metadata = Metadata { uid: 0, gid: 0, mode: 0o100_755, xattrs: Vec::new() };
 const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
 
-/// Reads a deb to its end and puts the first of `paths` (without a leading slash) that it has, under
+/// Reads a deb to its end and puts the first file of it that is one of `paths` (no leading slash) under
 /// `reference`, a commit with this one file. What follows the file in the deb is read but not
 /// unpacked. `body` must fail at its end if it was not the deb that the lock names.
 ///

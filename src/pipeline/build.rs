@@ -11,6 +11,7 @@ use super::{LockMode, Session, StageTwo, compose_locked, locks, pool, stage_two,
 use crate::{
     Error, Result,
     artefacts::{Committed, Image, Lockfile},
+    configure::Requirements,
     store::Store,
 };
 
@@ -19,6 +20,12 @@ use crate::{
 /// A lock that is there is used as it is. What several images need is downloaded once, before any
 /// of them is composed; then as many images as there are processors are made at a time.
 pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec<Result<Committed>> {
+    if let Err(error) = Requirements::new(options) {
+        // What cannot be given to any image is said at once, and once.
+        let mut error = Some(error);
+        let same = || Error::machine("not begun");
+        return images.iter().map(|_| Err(error.take().unwrap_or_else(same))).collect();
+    }
     let locked: Vec<Result<Lockfile>> = images.iter().map(|image| lock_of(session, image)).collect();
     let ready: Vec<(&Image, &Lockfile)> = images
         .iter()
@@ -35,13 +42,16 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
         }
     }
     if let Err(error) = fetched {
-        // One download for all: its error is said once, and stops what needed it.
+        // One download for all: its error is said once, and stops the images that wanted it.
         let mut error = Some(error);
-        for (position, _) in queue.drain(..) {
-            let stopped =
-                || Error::input(format!("{}: its packages are not there", images[position].request.image));
-            results[position] = Some(Err(error.take().unwrap_or_else(stopped)));
-        }
+        queue.retain(|(position, lockfile)| {
+            let is_there = pool::ingested(session, lockfile).is_ok();
+            if !is_there {
+                let stopped = || Error::input("its packages could not be fetched");
+                results[*position] = Some(Err(error.take().unwrap_or_else(stopped)));
+            }
+            is_there
+        });
     }
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(queue.len());
     let (queue, done) = (Mutex::new(queue), Mutex::new(results));
@@ -85,9 +95,12 @@ fn build_one(
     session.check_stop()?;
     let composed = compose_locked(session, image, lockfile)?;
     let store = Store::open(&session.repo)?;
-    if let Some(committed) = stage_two::finished(&store, image, &composed)? {
+    // What a finished image was made with is not known to meet a requirement: make it again.
+    if options.require.is_empty()
+        && let Some(committed) = stage_two::finished(&store, image, &composed)?
+    {
         return Ok(committed);
     }
-    let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
-    stage_two::configure_composed(session, image, options, &composed, emulator.as_ref())
+    tools::fetch(session, image)?;
+    stage_two::configure_composed(session, image, options, &composed)
 }

@@ -78,10 +78,7 @@ fn resolve(
     });
     let lockfile = lock::resolve(request, &indexes?, previous)?;
     let written = write(&image.lock, &lockfile)?;
-    if let Err(error) = pinned {
-        // The image can be locked, fetched and composed without; configure says so again if it must.
-        session.reporter.warn(&request.image, format!("no emulator could be pinned: {error}"));
-    }
+    tools::tolerate(session, image, pinned)?;
     Ok(Locked { lockfile, path: image.lock.clone(), written })
 }
 

@@ -17,6 +17,8 @@ mod stage_two;
 mod tools;
 
 use std::{
+    fs::File,
+    io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -26,6 +28,7 @@ use crate::{
     Context, Error, Result,
     artefacts::{Composed, Image, Lockfile},
     compose,
+    digest::Sha256,
     error::Kind,
     export,
     report::{Event, Reporter, Stage},
@@ -118,12 +121,13 @@ pub fn export(session: &Session<'_>, image: &str, to: &ExportTo) -> Result<()> {
     session.stage(image, Stage::Export, None, "bytes", || {
         match to {
             ExportTo::Tar(path) if path.as_os_str() == "-" => {
-                export::tar(&store, commit, &mut std::io::stdout().lock())?;
+                export::tar(&store, commit, &mut Stoppable { session, writer: std::io::stdout().lock() })?;
             }
             ExportTo::Tar(path) => replace_file(path, |file| {
-                let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file);
+                let stoppable = Stoppable { session, writer: file };
+                let mut buffered = std::io::BufWriter::with_capacity(1 << 20, stoppable);
                 export::tar(&store, commit, &mut buffered)?;
-                Ok(std::io::Write::flush(&mut buffered)?)
+                Ok(buffered.flush()?)
             })?,
             ExportTo::Folder(path) => export::folder(&store, commit, path, session.reporter)?,
         }
@@ -139,17 +143,44 @@ fn not_built(image: &str) -> Error {
     Error::input(format!("{image}: not in the repository")).hint(format!("treestrap build {image}"))
 }
 
-/// Writes a file under another name beside it and renames it, so that nobody sees half of it.
-fn replace_file(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
+/// A writer that fails when the user wants to stop.
+struct Stoppable<'a, W> {
+    session: &'a Session<'a>,
+    writer: W,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.session.check_stop()?;
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// Writes a file under another name beside it and renames it, so that nobody sees half of it. What
+/// is there and is no file (a device, a pipe) is written to; a link stays one.
+fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let writing = || format!("writing {}", path.display());
+    let path = match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            let mut file = File::options().write(true).open(path).with_context(writing)?;
+            return write(&mut file).with_context(writing);
+        }
+        Ok(_) => std::fs::canonicalize(path).with_context(writing)?,
+        Err(_) => path.to_owned(),
+    };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
+        .prefix(".treestrap-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)) // less the umask, as for any file
         .tempfile_in(folder)
         .with_context(writing)?;
     write(file.as_file_mut()).with_context(writing)?;
     file.as_file().sync_all().with_context(writing)?;
-    file.persist(path).map_err(|e| e.error).with_context(writing)?;
+    file.persist(&path).map_err(|e| e.error).with_context(writing)?;
     Ok(())
 }
 
@@ -164,6 +195,7 @@ impl Session<'_> {
         unit: &'static str,
         work: impl FnOnce() -> Result<(T, String)>,
     ) -> Result<T> {
+        self.check_stop()?;
         let image = image.to_owned();
         self.reporter.event(Event::Started { image: image.clone(), stage, total, unit });
         let started = Instant::now();
@@ -189,5 +221,11 @@ impl Session<'_> {
     /// What a failed stage 2 of an image left.
     fn kept(&self, image: &str) -> PathBuf {
         self.repo.join("extensions/treestrap/failed").join(image)
+    }
+
+    /// The folder of logs: images of several repositories may have one name.
+    fn logs(&self) -> PathBuf {
+        let repo = Sha256::of(self.repo.as_os_str().as_encoded_bytes()).to_string();
+        self.state.join("logs").join(&repo[..16])
     }
 }

@@ -1,10 +1,6 @@
 //! `fetch`: the debs of locks into the repository, each once.
 
-use std::{
-    collections::BTreeMap,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, io::Read, path::Path};
 
 use super::{Session, locks, tools};
 use crate::{
@@ -21,7 +17,8 @@ use crate::{
 pub fn fetch(session: &Session<'_>, images: &[Image]) -> Result<()> {
     let lockfiles = images.iter().map(|image| locks::read(&image.lock)).collect::<Result<Vec<_>>>()?;
     let pairs: Vec<(&Image, &Lockfile)> = images.iter().zip(&lockfiles).collect();
-    fetch_locked(session, &pairs)
+    fetch_locked(session, &pairs)?;
+    images.iter().try_for_each(|image| tools::fetch(session, image))
 }
 
 /// The same for locks that were read. What several images need is downloaded once.
@@ -39,8 +36,8 @@ pub(super) fn fetch_locked(session: &Session<'_>, images: &[(&Image, &Lockfile)]
         }
     }
     drop(ingester);
-    let acquire = Acquire::new(session.offline, session.stop);
     if !wanted.is_empty() {
+        let acquire = Acquire::new(session.offline, session.stop);
         let name = match images.len() {
             1 => first.request.image.clone(),
             count => format!("{count} images"),
@@ -50,7 +47,7 @@ pub(super) fn fetch_locked(session: &Session<'_>, images: &[(&Image, &Lockfile)]
         let make_sink = || Ok(Box::new(Pool(Ingester::new(&session.repo)?)) as Box<dyn DebSink + '_>);
         run(session, &name, &repositories, &acquire, &packages, &make_sink)?;
     }
-    images.iter().try_for_each(|(image, _)| tools::fetch(session, image, &acquire))
+    Ok(())
 }
 
 /// Downloads packages into sinks.
@@ -92,7 +89,7 @@ pub(super) fn ingested(session: &Session<'_>, lockfile: &Lockfile) -> Result<Ing
     let ingester = Ingester::new(&session.repo)?;
     let packages = lockfile.packages.iter().map(|package| {
         ingester.lookup(package)?.ok_or_else(|| {
-            Error::input(format!("{} is not in {}", package.id(), PathBuf::from(&session.repo).display()))
+            Error::input(format!("{} is not in {}", package.id(), session.repo.display()))
                 .hint("treestrap fetch")
         })
     });

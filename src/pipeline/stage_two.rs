@@ -10,7 +10,7 @@ use crate::{
     artefacts::{Committed, Composed, Configured, Image, Metadata},
     commit::Adopter,
     compose,
-    configure::{self, Adopt, Base, Changes, Emulator, Requirements},
+    configure::{self, Adopt, Base, Changes, Requirements},
     digest::Sha256,
     report::Stage,
     store::{Store, records::configured_reference},
@@ -29,8 +29,7 @@ pub fn configure(session: &Session<'_>, image: &Image, options: &StageTwo) -> Re
     let composed = compose::load(&store, name)?.ok_or_else(|| {
         Error::input(format!("{name}: nothing is unpacked yet")).hint(format!("treestrap build {name}"))
     })?;
-    let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
-    configure_composed(session, image, options, &composed, emulator.as_ref())
+    configure_composed(session, image, options, &composed)
 }
 
 /// Stage 2 of a tree that was just composed or loaded.
@@ -39,36 +38,47 @@ pub(super) fn configure_composed(
     image: &Image,
     options: &StageTwo,
     composed: &Composed,
-    emulator: Option<&Emulator>,
 ) -> Result<Committed> {
     let name = &image.request.image;
     let requirements = Requirements::new(options)?;
+    let preseed = read_preseed(image)?;
+    let store = Store::open(&session.repo)?;
+    let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
+    let base = base(session, name, composed.commit)?;
     let total = composed.packages.len() as u64;
-    let mut adopting = Adopting(Adopter::new(&session.repo)?);
+    // The store's transaction begins with the first change: scripts may take minutes.
+    let mut adopting = Adopting { repo: &session.repo, adopter: None };
     let configured = session.stage(name, Stage::Configure, Some(total), "packages", || {
-        let base = base(session, composed.commit)?;
         let inputs = configure::Inputs {
             composed,
             base: &base,
-            emulator,
-            preseed: image.preseed.as_deref(),
+            emulator: emulator.as_ref(),
+            preseed: preseed.as_deref(),
             requirements: &requirements,
-            logs: session.state.join("logs"),
+            logs: session.logs(),
             kept: session.kept(name),
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
-        base.remove()?;
         let summary = summary(&configured);
         Ok((configured, summary))
     })?;
-    session.stage(name, Stage::Commit, None, "changes", || {
-        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image)?)]);
-        let committed = adopting.0.commit(composed, &configured, &extra)?;
-        configure::forget_kept(&session.kept(name))?;
+    let committed = session.stage(name, Stage::Commit, None, "changes", || {
+        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(preseed.as_deref()))]);
+        let committed = adopting.into_adopter()?.commit(composed, &configured, &extra)?;
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))
-    })
+    })?;
+    // The image is there; what could not be cleaned up is no reason to deny it.
+    for (what, result) in [
+        ("what an earlier failed run left", configure::forget_kept(&session.kept(name))),
+        ("the work folder", base.remove()),
+    ] {
+        if let Err(error) = result {
+            session.reporter.warn(name, format!("{what} could not be removed: {error}"));
+        }
+    }
+    Ok(committed)
 }
 
 /// The finished image, if it was made from this composed tree and nothing else changed.
@@ -76,20 +86,19 @@ pub(super) fn finished(store: &Store, image: &Image, composed: &Composed) -> Res
     let name = &image.request.image;
     let Some(commit) = store.resolve(&configured_reference(name))? else { return Ok(None) };
     let same_tree = store.image_record(commit)?.is_some_and(|record| record.source == composed.commit);
-    let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(stage_two_inputs(image)?);
+    let inputs = stage_two_inputs(read_preseed(image)?.as_deref());
+    let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs);
     Ok((same_tree && same_inputs).then(|| Committed { image: name.clone(), commit }))
 }
 
 /// What decides the result of stage 2 besides the composed tree.
-fn stage_two_inputs(image: &Image) -> Result<serde_json::Value> {
-    let preseed = match &image.preseed {
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-            Some(Sha256::of(&text))
-        }
-        None => None,
-    };
-    Ok(json!({ "rules": configure::RULES, "preseed": preseed }))
+fn stage_two_inputs(preseed: Option<&[u8]>) -> serde_json::Value {
+    json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of) })
+}
+
+fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
+    let read = |path| std::fs::read(path).with_context(|| format!("reading {}", Path::display(path)));
+    image.preseed.as_deref().map(read).transpose()
 }
 
 /// One line: how many packages, and the slowest of them.
@@ -102,9 +111,11 @@ fn summary(configured: &Configured) -> String {
 }
 
 /// Checks a commit out for a sandbox, after what killed runs left is removed.
-fn base(session: &Session<'_>, commit: Sha256) -> Result<Base> {
+fn base(session: &Session<'_>, image: &str, commit: Sha256) -> Result<Base> {
     let work = session.work();
-    sandbox::sweep(&work).context("removing what a killed run left")?;
+    if let Err(error) = sandbox::sweep(&work) {
+        session.reporter.warn(image, format!("what a killed run left could not be removed: {error}"));
+    }
     let store = Store::open(&session.repo)?;
     Base::new(&work, |folder: &Path| -> Result<Vec<(Vec<u8>, Metadata)>> {
         let fixups = store.checkout_links(commit, folder)?;
@@ -113,15 +124,31 @@ fn base(session: &Session<'_>, commit: Sha256) -> Result<Base> {
 }
 
 /// Takes contents from the sandbox into the repository.
-struct Adopting(Adopter);
+struct Adopting<'a> {
+    repo: &'a Path,
+    adopter: Option<Adopter>,
+}
 
-impl Adopt for Adopting {
+impl Adopting<'_> {
+    fn adopter(&mut self) -> Result<&mut Adopter> {
+        match &mut self.adopter {
+            Some(adopter) => Ok(adopter),
+            none => Ok(none.insert(Adopter::new(self.repo)?)),
+        }
+    }
+
+    fn into_adopter(self) -> Result<Adopter> {
+        self.adopter.map_or_else(|| Adopter::new(self.repo), Ok)
+    }
+}
+
+impl Adopt for Adopting<'_> {
     fn file(&mut self, metadata: &Metadata, content: &mut File, size: u64) -> Result<Sha256> {
-        self.0.adopt_file(metadata, content, size)
+        self.adopter()?.adopt_file(metadata, content, size)
     }
 
     fn symlink(&mut self, metadata: &Metadata, target: &[u8]) -> Result<Sha256> {
-        self.0.adopt_symlink(metadata, target)
+        self.adopter()?.adopt_symlink(metadata, target)
     }
 }
 
@@ -142,21 +169,35 @@ pub fn run(
             let message = format!("{image}: no failed run of stage 2 is kept");
             return Err(Error::input(message).hint(format!("treestrap configure {image}")));
         }
-        let composed = compose::load(&store, image)?.ok_or_else(|| not_built(image))?;
-        (composed.commit, Changes::Kept(kept))
+        (failed_commit(session, &store, image)?, Changes::Kept(kept))
     } else {
         let commit = store.resolve(&configured_reference(image))?.ok_or_else(|| not_built(image))?;
         (commit, Changes::New)
     };
     let record = store.image_record(commit)?.ok_or_else(|| not_built(image))?;
     let emulator = tools::emulator(session, None, &record.architecture, &store)?;
-    let base = base(session, commit)?;
+    let base = base(session, image, commit)?;
     let command = match command {
         [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(|word| word.clone().into_vec()).collect(),
     };
     let run = configure::Run { command, changes, debug: session.debug, requirements: &requirements };
     let status = configure::run(&base, emulator.as_ref(), run, image, session.reporter, session.stop);
-    base.remove()?;
+    if let Err(error) = base.remove() {
+        session.reporter.warn(image, format!("the work folder could not be removed: {error}"));
+    }
     status
+}
+
+/// The unpacked tree that a failed run was of: the image may have been composed anew since.
+fn failed_commit(session: &Session<'_>, store: &Store, image: &str) -> Result<Sha256> {
+    let path = configure::kept_commit(&session.kept(image));
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let commit =
+        text.parse::<Sha256>().map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+    if store.has_commit(commit)? {
+        return Ok(commit);
+    }
+    let message = format!("{image}: the tree that the failed run was of is no longer in the repository");
+    Err(Error::input(message).hint(format!("treestrap configure {image}")))
 }

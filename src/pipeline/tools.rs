@@ -16,6 +16,7 @@ use crate::{
     acquire::Acquire,
     artefacts::{Image, LockedPackage},
     configure::Emulator,
+    error::Kind,
     fetch::DebSink,
     ingest, lock,
     store::Store,
@@ -37,7 +38,9 @@ impl Foreign {
         let target = qemu::find(architecture)
             .ok_or_else(|| Error::input(format!("{architecture} is no architecture of Debian")))?;
         let scratch = &session.cache;
-        std::fs::create_dir_all(scratch).with_context(|| format!("creating {}", scratch.display()))?;
+        if qemu::execution(host, target) == qemu::Execution::Perhaps {
+            std::fs::create_dir_all(scratch).with_context(|| format!("creating {}", scratch.display()))?;
+        }
         if qemu::runs_natively(host, target, scratch).map_err(Error::machine)? {
             return Ok(None);
         }
@@ -84,17 +87,30 @@ pub(super) fn lock(session: &Session<'_>, image: &Image, update: bool, acquire: 
     locks::write(&path, &lockfile).map(|_| ())
 }
 
-/// Gets the pinned emulator of a foreign image, unless it is there.
-pub(super) fn fetch(session: &Session<'_>, image: &Image, acquire: &Acquire<'_>) -> Result<()> {
-    let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(()) };
-    let name = &image.request.image;
-    if !foreign.lock(image).exists()
-        && let Err(error) = lock(session, image, false, acquire)
-    {
-        // A lock of another tool, say, and no network: the host's own emulator may do.
-        session.reporter.warn(name, format!("no emulator could be pinned: {error}"));
-        return Ok(());
+/// Gets the pinned emulator of a foreign image, unless it is there. Where that cannot be had, says so:
+/// the host's own may do.
+pub(super) fn fetch(session: &Session<'_>, image: &Image) -> Result<()> {
+    match Foreign::new(session, &image.request.architecture)? {
+        Some(foreign) => tolerate(session, image, fetch_pinned(session, image, &foreign)),
+        None => Ok(()),
     }
+}
+
+/// Reports that there is no emulator of the archive, which another one can make good.
+pub(super) fn tolerate(session: &Session<'_>, image: &Image, result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
+            let message = format!("no emulator could be got from the archive: {error}");
+            session.reporter.warn(&image.request.image, message);
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn fetch_pinned(session: &Session<'_>, image: &Image, foreign: &Foreign) -> Result<()> {
+    let acquire = Acquire::new(session.offline, session.stop);
+    lock(session, image, false, &acquire)?;
     let Some(package) = foreign.pinned(image)? else { return Ok(()) };
     let reference = foreign.reference(&package);
     if ingest::extracted(&Store::open_or_create(&session.repo)?, &reference)?.is_some() {
@@ -107,7 +123,7 @@ pub(super) fn fetch(session: &Session<'_>, image: &Image, acquire: &Acquire<'_>)
             as Box<dyn DebSink + '_>)
     };
     let repositories = pool::repositories(image.request.repositories.iter())?;
-    pool::run(session, name, &repositories, acquire, &[&package], &make_sink)
+    pool::run(session, &image.request.image, &repositories, &acquire, &[&package], &make_sink)
 }
 
 /// Takes one program out of a deb.
@@ -142,11 +158,13 @@ pub(super) fn emulator(
     {
         references.push(foreign.reference(&package));
     }
+    let pinned = references.first().cloned();
     references.extend(store.references(&foreign.references())?.into_iter().map(|(reference, _)| reference));
-    let mut found = None;
+    let (mut found, mut is_pinned) = (None, false);
     for reference in references {
         if let Some(path) = ingest::extracted(store, &reference)? {
             found = Some(at(&path)?);
+            is_pinned = pinned.as_ref() == Some(&reference);
             break;
         }
     }
@@ -159,9 +177,13 @@ pub(super) fn emulator(
     };
     let registration = emulator.registration(foreign.target);
     let about = image.map_or("", |image| &image.request.image);
-    session
-        .reporter
-        .detail(about, format!("{} programs run in qemu-user {}", architecture, emulator.version));
+    let message = format!("{architecture} programs run in qemu-user {}", emulator.version);
+    match pinned {
+        Some(_) if !is_pinned => {
+            session.reporter.note(about, format!("{message}, which is not the pinned one"))
+        }
+        _ => session.reporter.detail(about, message),
+    }
     Ok(Some(Emulator { name: registration.name, line: registration.line, program: emulator.path }))
 }
 
