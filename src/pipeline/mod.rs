@@ -125,7 +125,7 @@ pub fn export(session: &Session<'_>, image: &str, to: &ExportTo) -> Result<()> {
                 export::tar(&store, commit, &mut buffered)?;
                 Ok(std::io::Write::flush(&mut buffered)?)
             })?,
-            ExportTo::Folder(path) => export::folder(&store, commit, path, session.reporter)?,
+            ExportTo::Folder(path) => export::folder(&store, commit, path, session.reporter, session.stop)?,
         }
         let path = match to {
             ExportTo::Tar(path) | ExportTo::Folder(path) => path,
