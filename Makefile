@@ -1,6 +1,8 @@
 # What one does with this tree. On a fresh Debian machine `make demo` or `make test` is all that
-# is needed; both run `make setup` first, which alone may use root (sudo, or being root), says
-# what it installs and why, and does nothing where nothing is missing.
+# is needed. Setting up is what uses root (sudo, or being root): it says what it installs and why,
+# and does nothing where nothing is missing. Targets that compile run as much of it as they need
+# first: `build`, `check` and `install` what compiling needs, `demo` also what images need, `test`
+# and `bench` all of it.
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -17,7 +19,7 @@ help:
 	@echo 'make test       set up, run all tests'
 	@echo 'make check      formatting, lints, import directions, generated help and man pages'
 	@echo 'make build      the program, in $(RELEASE)'
-	@echo 'make setup      install what is missing: the only target that may use root'
+	@echo 'make setup      install what is missing, which may use root; the other targets run what they need of it'
 	@echo 'make bench      time each stage, beside other systems'
 	@echo 'make fuzz       every parser of foreign bytes, SECONDS=$(SECONDS) each'
 	@echo 'make install    below $$DESTDIR$$PREFIX ($(DESTDIR)$(PREFIX))'

@@ -113,9 +113,11 @@ if [ "$purpose" != build ]; then
         if [ "$purpose" = tests ]; then
             account treestrap-nosub "has no subordinate ids, for the tests"
             # useradd hands out a range to every new account: this one is here for having none
-            if grep -qs '^treestrap-nosub:' /etc/subuid /etc/subgid; then
-                sed -i '/^treestrap-nosub:/d' /etc/subuid /etc/subgid
-            fi
+            for file in /etc/subuid /etc/subgid; do
+                if grep -qs '^treestrap-nosub:' "$file"; then
+                    sed -i '/^treestrap-nosub:/d' "$file"
+                fi
+            done
         fi
     else
         has_range "$(id -un)" || give_range "$(id -un)"

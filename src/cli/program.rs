@@ -61,13 +61,21 @@ impl<'a> Program<'a> {
     }
 
     /// Does `work` with each image, reports failures and goes on with the next image, unless it
-    /// was told to stop. Gives the exit status.
+    /// was told to stop: then the images that are left are not begun. Gives the exit status, that
+    /// of a signal if it was stopped with images left undone.
     pub(super) fn each(&self, images: &[Image], mut work: impl FnMut(&Image) -> Result<()>) -> u8 {
         let mut failures: Vec<Kind> = Vec::new();
         for image in images {
-            if let Err(error) = work(image) {
+            let stopped = || self.stop.load(Ordering::Relaxed);
+            let done = match stopped() {
+                true => Err(Error::new(Kind::Interrupted, "interrupted")),
+                false => work(image),
+            };
+            if let Err(error) = done {
                 failures.push(self.failed(image, &error));
-                if error.kind() == Kind::Interrupted || self.stop.load(Ordering::Relaxed) {
+                // Whatever it failed with: what ends because of the signal may have other words for it.
+                if error.kind() == Kind::Interrupted || stopped() {
+                    failures.push(Kind::Interrupted);
                     break;
                 }
             }
@@ -79,5 +87,62 @@ impl<'a> Program<'a> {
     pub(super) fn failed(&self, image: &Image, error: &Error) -> Kind {
         self.output.error(&image.request.image, error);
         error.kind()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::output::{Options, Verbosity};
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        global: Global,
+    }
+
+    /// The exit status, and the images that were begun, where the signal comes during `stops_in` and
+    /// `fails` fails.
+    fn each(stops_in: &str, fails: &str) -> (u8, Vec<String>) {
+        let text = "[repos.d]\nsuites = [\"sid\"]\n".to_owned()
+            + &["a", "b", "c"]
+                .map(|name| format!("[images.{name}]\narch = \"armhf\"\npackages = [\"bash\"]\n"))
+                .concat();
+        let manifest = Manifest::parse(Path::new("/nowhere/treestrap.toml"), &text).expect("a good manifest");
+        let global = Command::parse_from(["test"]).global;
+        let output = Output::new(Options { json: false, verbosity: Verbosity::Quiet, stdout_is_data: false });
+        let stop = AtomicBool::new(stops_in == "before");
+        let program = Program { global: &global, output: &output, stop: &stop };
+        let mut begun = Vec::new();
+        let status = program.each(&manifest.images, |image| {
+            let name = &image.request.image;
+            begun.push(name.clone());
+            stop.fetch_or(name == stops_in, Ordering::Relaxed);
+            if name == fails { Err(Error::input("on purpose")) } else { Ok(()) }
+        });
+        (status, begun)
+    }
+
+    #[test]
+    fn a_signal_leaves_the_other_images_alone() {
+        for (stops_in, fails, status, begun) in [
+            ("", "", 0, &["a", "b", "c"][..]),
+            ("", "a", 1, &["a", "b", "c"]),
+            ("before", "", 130, &[]),
+            ("a", "", 130, &["a"]),
+            ("b", "b", 130, &["a", "b"]),
+            ("b", "a", 130, &["a", "b"]),
+            // Nothing is left undone.
+            ("c", "", 0, &["a", "b", "c"]),
+        ] {
+            let (found, images) = each(stops_in, fails);
+            assert_eq!(
+                (found, images.as_slice()),
+                (status, &begun.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..]),
+                "{stops_in} {fails}"
+            );
+        }
     }
 }

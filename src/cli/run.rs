@@ -12,6 +12,10 @@ use crate::{Result, pipeline};
 /// Opens the sandbox of stage 2 over a configured image, whatever its architecture, without
 /// network. Gives the command's exit status, or 128 and the number of the signal that ended it.
 ///
+/// No service can be started inside: policy-rc.d and start-stop-daemon are stand-ins that refuse or
+/// do nothing. With --failed, changes are not thrown away: the shell goes on in what the failed run
+/// left, and the next --failed finds what this one changed, until `configure` runs again.
+///
 /// Examples:
 ///   treestrap run board                                a shell
 ///   treestrap run board -- dpkg -l                     a command
@@ -21,7 +25,7 @@ use crate::{Result, pipeline};
 pub(super) struct Arguments {
     /// The image
     image: String,
-    /// Start in the state that a failed `configure` left
+    /// Go on in the state that a failed `configure` left; changes stay for the next --failed
     #[arg(long)]
     failed: bool,
     /// The command and its arguments [default: a shell]

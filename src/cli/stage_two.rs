@@ -14,7 +14,10 @@ pub(super) struct StageTwoArguments {
     /// How the sandbox sees the tree: `checkout` links its files into a folder below overlayfs
     #[arg(long, value_name = "VIEW", default_value = "auto")]
     view: View,
-    /// Whether foreign programs are replaced by their native twins, which give the same results
+    /// Does nothing yet: this version runs foreign programs in qemu-user only
+    ///
+    /// It is here for native twins of foreign programs, which no version has yet: `auto` and `off`
+    /// are the same for now.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     accelerate: Accelerate,
     /// Fail where WHAT cannot be enforced, instead of saying so and going on; may be repeated

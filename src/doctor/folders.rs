@@ -82,7 +82,7 @@ fn space(folder: &Path, file: &File) -> Option<Finding> {
 }
 
 /// The nearest folder above `path` that is there, or `path` itself.
-fn existing(path: &Path) -> PathBuf {
+pub(super) fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
 

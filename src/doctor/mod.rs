@@ -4,6 +4,7 @@
 //! depends on no other. What a run enforced is not their business: every run reports that itself.
 
 mod archives;
+mod emulators;
 mod folders;
 mod sandboxes;
 
@@ -71,6 +72,7 @@ pub fn examine(subject: &Subject) -> Vec<Finding> {
     findings.extend(folders::writable("cache", &subject.cache, "XDG_CACHE_HOME"));
     findings.extend(folders::writable("logs", &subject.state, "XDG_STATE_HOME"));
     findings.extend(sandboxes::examine(&subject.repo));
+    findings.extend(emulators::examine(subject.manifest.as_ref(), &subject.cache));
     findings.extend(archives::examine(subject.manifest.as_ref(), &archives::Host::read()));
     findings
 }

@@ -1,15 +1,15 @@
-//! What the sandbox crate finds out about this machine, and which emulator there is.
+//! What the sandbox crate finds out about this machine.
 
 use std::path::Path;
 
 use sandbox::Severity;
 
-use super::{Finding, State};
+use super::{Finding, State, folders};
 
 /// Whether scripts can run, for a repository here.
 pub(super) fn examine(repo: &Path) -> Vec<Finding> {
     // Tried where the sandbox's folders will be: the file system there has to take them.
-    let existing = repo.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    let existing = folders::existing(repo);
     let findings = match tempfile::Builder::new().prefix(".treestrap-doctor-").tempdir_in(existing) {
         Ok(folder) => sandbox::diagnose(folder.path()),
         // That the folder cannot be written to is another check's finding.

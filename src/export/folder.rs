@@ -8,6 +8,7 @@ use std::{
         fs::{OpenOptionsExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::{
@@ -19,7 +20,7 @@ use super::HardLinks;
 use crate::{
     artefacts::Metadata,
     digest::Sha256,
-    error::{Context, Error, Result},
+    error::{Context, Error, Kind, Result},
     report::Reporter,
     store::{Content, Folder, Node, Store},
 };
@@ -31,8 +32,15 @@ use crate::{
 /// setgid, and `reporter` is told so.
 ///
 /// # Errors
-/// `Kind::Input` if the folder has something in it; what the file system reports.
-pub fn folder(store: &Store, commit: Sha256, folder: &Path, reporter: &dyn Reporter) -> Result<()> {
+/// `Kind::Input` if the folder has something in it; `Kind::Interrupted` once `stop` is set; what the
+/// file system reports. Nothing is left of an unfinished folder.
+pub fn folder(
+    store: &Store,
+    commit: Sha256,
+    folder: &Path,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<()> {
     let naming = || format!("exporting to {}", folder.display());
     match fs::read_dir(folder) {
         Ok(mut entries) => {
@@ -53,12 +61,18 @@ pub fn folder(store: &Store, commit: Sha256, folder: &Path, reporter: &dyn Repor
         store,
         base: beside.path().to_owned(),
         links: HardLinks::of(store, commit)?,
+        stop,
         owners: true,
         attributes: true,
     };
-    writer.folder(&mut root, beside.path(), "")?;
-    // Renaming onto an empty folder replaces it (rename(2)).
-    fs::rename(beside.path(), &absolute).with_context(naming)?;
+    let written = writer
+        .folder(&mut root, beside.path(), "")
+        // Renaming onto an empty folder replaces it (rename(2)).
+        .and_then(|()| fs::rename(beside.path(), &absolute).with_context(naming));
+    if let Err(error) = written {
+        make_removable(beside.path());
+        return Err(error);
+    }
     let _ = beside.keep();
     if !writer.owners {
         let message = "owners and setuid bits are not kept: only root may give files away";
@@ -71,10 +85,22 @@ pub fn folder(store: &Store, commit: Sha256, folder: &Path, reporter: &dyn Repor
     Ok(())
 }
 
+/// Makes folders that belong to the user writable, so that they can be emptied: an image may have
+/// some that are not. What fails here shows when they are removed.
+fn make_removable(folder: &Path) {
+    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_removable(&entry.path());
+        }
+    }
+}
+
 struct Writer<'a> {
     store: &'a Store,
     base: PathBuf,
     links: HardLinks,
+    stop: &'a AtomicBool,
     /// Whether files can be given away; false from the first refusal on.
     owners: bool,
     /// Whether every attribute could be set.
@@ -84,6 +110,9 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn folder(&mut self, folder: &mut Folder, on_disk: &Path, path: &str) -> Result<()> {
         for (name, node) in folder.entries(self.store)? {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Interrupted, "interrupted"));
+            }
             let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
             let on_disk = on_disk.join(name);
             match node {

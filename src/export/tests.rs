@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::Command,
-    sync::Mutex,
+    sync::{Mutex, atomic::AtomicBool},
 };
 
 use super::*;
@@ -116,7 +116,7 @@ fn a_folder_is_new_or_empty_and_complete() {
     let (folder, store, commit, long) = image();
     let out = folder.path().join("new/image");
     let notes = Notes::default();
-    super::folder(&store, commit, &out, &notes).expect("a folder");
+    super::folder(&store, commit, &out, &notes, &AtomicBool::new(false)).expect("a folder");
     let inode = |path: &str| fs::symlink_metadata(out.join(path)).expect(path);
     assert_eq!(inode("usr/bin/setuid").ino(), inode("usr/bin/same").ino());
     assert_ne!(inode("etc/passwd").ino(), inode("etc/group").ino());
@@ -137,20 +137,32 @@ fn a_folder_is_new_or_empty_and_complete() {
     }
     assert_eq!(inode("tmp").permissions().mode() & 0o7777, 0o1777);
     // Once more: it is not empty now, and stays as it is.
-    let error = super::folder(&store, commit, &out, &Silent).expect_err("not empty");
+    let error = super::folder(&store, commit, &out, &Silent, &AtomicBool::new(false)).expect_err("not empty");
     assert!(error.to_string().contains("not empty"), "{error}");
     let empty = folder.path().join("empty");
     fs::create_dir(&empty).expect("a folder");
-    super::folder(&store, commit, &empty, &Silent).expect("an empty folder will do");
+    super::folder(&store, commit, &empty, &Silent, &AtomicBool::new(false)).expect("an empty folder will do");
     // Nothing is left beside them.
-    let names = |path: &Path| -> Vec<String> {
-        let entries = fs::read_dir(path).expect("a folder");
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    };
     assert_eq!(names(folder.path()), ["empty", "new", "repo"]);
     assert_eq!(names(&folder.path().join("new")), ["image"]);
+}
+
+/// What is in a folder, sorted.
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).expect("a folder");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn nothing_is_left_of_an_unfinished_folder() {
+    let (folder, store, commit, _) = image();
+    let out = folder.path().join("image");
+    fs::create_dir(&out).expect("a folder");
+    let error = super::folder(&store, commit, &out, &Silent, &AtomicBool::new(true)).expect_err("stopped");
+    assert_eq!(error.kind(), crate::error::Kind::Interrupted);
+    assert_eq!(names(folder.path()), ["image", "repo"]);
+    assert_eq!(names(&out), Vec::<String>::new());
 }

@@ -52,19 +52,7 @@ fn operand(session: &Session<'_>, text: &str) -> Result<Operand> {
         return Ok(Operand::Lock(packages.collect()));
     }
     let store = Store::open(&session.repo)?;
-    let mut commit = None;
-    if let Ok(checksum) = text.parse::<Sha256>()
-        && store.has_commit(checksum)?
-    {
-        commit = Some(checksum);
-    }
-    for reference in [configured_reference(text), unpacked_reference(text), text.to_owned()] {
-        if commit.is_none() {
-            // What is no valid ref is none.
-            commit = store.resolve(&reference).ok().flatten();
-        }
-    }
-    let commit = commit.ok_or_else(|| match text.contains(['/', '.']) {
+    let commit = find(&store, text)?.ok_or_else(|| match text.contains(['/', '.']) {
         true => Error::input(format!(
             "{text}: neither a lock, nor an image, a ref or a commit of {}",
             session.repo.display()
@@ -77,4 +65,89 @@ fn operand(session: &Session<'_>, text: &str) -> Result<Operand> {
         version: package.version,
     });
     Ok(Operand::Commit(commit, packages.collect()))
+}
+
+/// The commit that is meant, if there is one.
+fn find(store: &Store, text: &str) -> Result<Option<Sha256>> {
+    if let Ok(checksum) = text.parse::<Sha256>() {
+        // libostree resolves every checksum to itself, whether there is such a commit or not.
+        return Ok(store.has_commit(checksum)?.then_some(checksum));
+    }
+    let references = [configured_reference(text), unpacked_reference(text), text.to_owned()];
+    // What is no valid ref is none.
+    for reference in references.into_iter().filter(|reference| may_be_reference(reference)) {
+        // libostree (2022.7) reads through a null pointer where the parent of a ref is asked for that
+        // is not there, so that has to be known first.
+        let resolved = match store.resolve(reference.trim_end_matches('^')) {
+            Ok(Some(_)) if reference.ends_with('^') => store.resolve(&reference),
+            other => other,
+        };
+        match resolved {
+            Ok(None) => {}
+            Ok(commit) => return Ok(commit),
+            // A folder of refs is no ref, and no broken one either: those below it can be read.
+            Err(error) => {
+                store.references(&reference).map_err(|_| error)?;
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether libostree takes `text` as a revision: words apart by slashes, perhaps behind a remote
+/// and a colon, perhaps with a `^` for each step to a parent (ostree_validate_rev,
+/// ostree_repo_resolve_rev).
+fn may_be_reference(text: &str) -> bool {
+    let name = text.trim_end_matches('^');
+    let (remote, name) = name.split_once(':').unwrap_or(("remote", name));
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+            && word.chars().all(|c| c.is_alphanumeric() || "-._".contains(c))
+    };
+    is_word(remote) && name.split('/').all(is_word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{artefacts::Metadata, store::Folder};
+
+    #[test]
+    fn what_names_a_commit_and_what_is_broken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open_or_create(folder.path()).expect("a repository");
+        let mut transaction = store.transaction().expect("a transaction");
+        let metadata = Metadata { uid: 0, gid: 0, mode: 0o755, xattrs: Vec::new() };
+        let metadata = transaction.write_folder_metadata(&metadata).expect("a dirmeta");
+        let commit = transaction.write_commit(&Folder::empty(metadata), "image", &mut []).expect("a commit");
+        transaction.set_reference(&configured_reference("board"), commit);
+        transaction.commit().expect("committing");
+        let checksum = commit.to_string();
+        let unknown = "0".repeat(64);
+        for (text, expected) in [
+            ("board", Some(commit)),
+            ("deb/images/board/configured", Some(commit)),
+            (&checksum, Some(commit)),
+            (&unknown, None),
+            ("other", None),
+            // No refs.
+            ("deb/images/board", None),
+            ("no such.lock", None),
+            ("../other.lock", None),
+            ("/srv/other.lock", None),
+            ("", None),
+            ("remote:board", None),
+            ("board^", None),
+        ] {
+            let found = find(&store, text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(found, expected, "{text}");
+        }
+        let error = find(&store, "deb/images/board/configured^").expect_err("no parent");
+        assert!(error.to_string().contains("parent"), "{error}");
+        // A ref that cannot be read is not one that is not there.
+        let reference = configured_reference("board");
+        std::fs::write(folder.path().join("refs/heads").join(&reference), "garbage\n").expect("written");
+        let error = find(&store, "board").expect_err("a broken ref");
+        assert!(error.to_string().contains(&reference), "{error}");
+    }
 }

@@ -129,7 +129,7 @@ pub fn export(session: &Session<'_>, image: &str, to: &ExportTo) -> Result<()> {
                 export::tar(&store, commit, &mut buffered)?;
                 Ok(buffered.flush()?)
             })?,
-            ExportTo::Folder(path) => export::folder(&store, commit, path, session.reporter)?,
+            ExportTo::Folder(path) => export::folder(&store, commit, path, session.reporter, session.stop)?,
         }
         let path = match to {
             ExportTo::Tar(path) | ExportTo::Folder(path) => path,

@@ -6,6 +6,7 @@
 //! refs/heads/deb/pool/XX/YYYY…            one commit a deb, by the deb's SHA-256     ingest
 //! refs/heads/deb/images/IMAGE/unpacked    what `dpkg --unpack` would leave           compose
 //! refs/heads/deb/images/IMAGE/configured  the finished image                         commit
+//! refs/heads/deb/tools/HOST/qemu-NAME/DEB one program of a deb, by its SHA-256       ingest
 //! extensions/treestrap/                   what we keep beside the objects
 //! ```
 //!
