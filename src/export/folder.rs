@@ -187,3 +187,24 @@ impl Writer<'_> {
             .with_context(setting)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_only_folders_become_removable_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (outside, inner) = (folder.path().join("outside"), folder.path().join("image/a/b"));
+        fs::create_dir(&outside).expect("a folder");
+        fs::create_dir_all(&inner).expect("a folder");
+        symlink(&outside, inner.join("link")).expect("a link");
+        for path in [outside.as_path(), &inner, inner.parent().expect("a")] {
+            fs::set_permissions(path, Permissions::from_mode(0o555)).expect("a mode");
+        }
+        make_removable(&folder.path().join("image"));
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&inner), mode(&outside)), (0o700, 0o555));
+        fs::remove_dir_all(folder.path().join("image")).expect("removed");
+    }
+}
