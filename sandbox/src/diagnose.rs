@@ -37,7 +37,7 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// A stable name: `user-namespaces`, `subordinate-ids`, `overlay`, `proc`, `binfmt`, `seccomp`,
-    /// `fuse`, `uidmap-tools`.
+    /// `uidmap-tools`.
     pub subject: String,
     /// How much it matters.
     pub severity: Severity,
@@ -89,7 +89,6 @@ pub fn diagnose(work: &Path) -> Vec<Finding> {
     if findings.iter().all(|finding| finding.severity != Severity::Fatal) {
         findings.push(interpreters(work));
     }
-    findings.push(fuse(Path::new("/dev/fuse")));
     findings
 }
 
@@ -309,25 +308,6 @@ fn interpreters(work: &Path) -> Finding {
     }
 }
 
-fn fuse(device: &Path) -> Finding {
-    let finding = |message: String| Finding::new("fuse", Severity::Degraded, message);
-    match fs::metadata(device) {
-        Err(_) => {
-            finding(format!("{} is missing: views without a checkout are not possible", device.display()))
-                .remedy("sudo modprobe fuse (in a container: --device /dev/fuse)")
-        }
-        Ok(_) if access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok() => {
-            Finding::new("fuse", Severity::Fine, format!("{} can be opened", device.display()))
-        }
-        Ok(metadata) => finding(format!(
-            "{} has mode {:04o} and cannot be opened: views without a checkout are not possible",
-            device.display(),
-            metadata.permissions().mode() & 0o7777
-        ))
-        .remedy(format!("sudo chmod 0666 {}", device.display())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,11 +374,5 @@ mod tests {
             assert!(finding.message.contains(part), "{finding:?}");
             assert!(finding.remedy.as_deref().is_some_and(|text| text.contains(remedy)), "{finding:?}");
         }
-    }
-
-    #[test]
-    fn a_missing_device_is_said() {
-        let finding = fuse(Path::new("/no/such"));
-        assert!(finding.message.contains("missing") && finding.remedy.is_some(), "{finding:?}");
     }
 }

@@ -10,7 +10,6 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
-    io,
     os::fd::OwnedFd,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -33,6 +32,7 @@ use crate::{
         process::{self, Fork},
         xattr::{self, Place},
     },
+    work,
 };
 
 /// What a terminal or an impatient person sends to the whole process group. The caller decides what
@@ -268,10 +268,7 @@ fn remove_scratch(folder: &Path) -> Result<()> {
 }
 
 fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.doing_to("removing", folder),
-    }
+    work::remove(folder).doing_to("removing", folder)
 }
 
 /// The folders beside the lock: see [`crate::work`].

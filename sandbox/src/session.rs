@@ -23,7 +23,7 @@ use crate::{
     plan::{Fixups, Layer, Plan, Source, Work},
     protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
     terminal::Foreground,
-    work::WorkFolder,
+    work::{self, WorkFolder},
 };
 
 /// A command to run inside.
@@ -144,7 +144,7 @@ impl Session {
             Err(error) => {
                 // The monitor may not have come so far as to clean up; then only the lock is there.
                 if folder.is_new {
-                    let _ = std::fs::remove_dir_all(&folder.path);
+                    let _ = work::remove(&folder.path);
                 }
                 Err(error)
             }

@@ -7,7 +7,7 @@ use crate::{
     helper::Helper,
     plan::Work,
     protocol::ToMonitor,
-    work::WorkFolder,
+    work::{self, WorkFolder},
 };
 
 /// Removes the folders of killed sessions below `work` (a [`Work::Below`]); gives how many there
@@ -15,18 +15,19 @@ use crate::{
 /// those of other programs too, are left alone.
 pub fn sweep(work: &Path) -> Result<usize> {
     let work = absolute(work).doing_to("finding", work)?;
-    let dead = WorkFolder::dead(&work)?;
+    let dead = WorkFolder::dead(&work)?; // and their locks, until they are removed
     if !dead.is_empty() {
-        remove(&dead)?;
+        remove_paths(dead.iter().map(|folder| folder.path.clone()).collect())?;
     }
     Ok(dead.len())
 }
 
 /// Removes a folder that [`Session::keep`](crate::Session::keep) made; its files belong to ids that
-/// the caller cannot remove by itself.
+/// the caller cannot remove by itself. After an interrupted removal it removes the rest.
 pub fn remove_kept(folder: &Path) -> Result<()> {
     let folder = absolute(folder).doing_to("finding", folder)?;
-    remove(&[WorkFolder::open(&Work::Kept(folder))?])
+    let _lock = WorkFolder::lock_to_remove(&folder)?;
+    remove_paths(vec![folder])
 }
 
 /// Removes a folder tree with files of mapped ids, such as a layer that fix-ups were applied to.
@@ -72,18 +73,58 @@ impl Drop for LayerFolder {
 /// Starting a helper costs more than most removals: it is asked only for files of mapped ids, which
 /// fix-ups made.
 fn remove_layers(folder: &WorkFolder) -> Result<()> {
-    match std::fs::remove_dir_all(&folder.path) {
+    match work::remove(&folder.path) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => remove_tree(&folder.path),
         result => result.doing_to("removing", &folder.path),
     }
-}
-
-fn remove(folders: &[WorkFolder]) -> Result<()> {
-    remove_paths(folders.iter().map(|folder| folder.path.clone()).collect())
 }
 
 fn remove_paths(folders: Vec<std::path::PathBuf>) -> Result<()> {
     let mut helper = Helper::start()?;
     helper.ask_done(&ToMonitor::Remove(folders))?;
     helper.ask_done(&ToMonitor::Close)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    /// A sweep that meets a folder while its owner removes it neither takes it for a dead one's nor
+    /// gets in the owner's way.
+    #[test]
+    fn owners_and_sweeps_do_not_meet() {
+        let below = tempfile::tempdir().expect("a folder");
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let owners = [0, 1].map(|_| {
+                scope.spawn(|| {
+                    for round in 0..300 {
+                        let folder = LayerFolder::make(below.path()).expect("made");
+                        for file in 0..round % 5 {
+                            fs::write(folder.path().join(file.to_string()), "").expect("written");
+                        }
+                        folder.remove().unwrap_or_else(|error| panic!("round {round}: {error}"));
+                    }
+                })
+            });
+            let sweeps = [0, 1].map(|_| {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        assert_eq!(sweep(below.path()).expect("swept"), 0, "all owners live");
+                    }
+                })
+            });
+            let results = owners.map(|owner| owner.join());
+            ended.store(true, Ordering::Relaxed);
+            let sweeps = sweeps.map(|sweep| sweep.join());
+            assert!(results.iter().chain(&sweeps).all(|result| result.is_ok()));
+        });
+        let left: Vec<_> = fs::read_dir(below.path()).expect("read").flatten().collect();
+        assert_eq!(left.iter().map(|entry| entry.file_name()).collect::<Vec<_>>(), [".lock"]);
+    }
 }

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::a_killed_caller_leaves_nothing", &["userns"], a_killed_caller_leaves_nothing),
     ("lifecycle::killed_at_any_moment", &["userns"], killed_at_any_moment),
     ("lifecycle::a_killed_monitor_is_swept_up_after", &["userns"], a_killed_monitor_is_swept_up_after),
+    ("lifecycle::sweeps_beside_ending_sessions", &["userns"], sweeps_beside_ending_sessions),
     ("lifecycle::two_at_once", &["userns"], two_at_once),
     ("lifecycle::a_shell_on_a_terminal", &["userns"], a_shell_on_a_terminal),
     ("lifecycle::diagnosed", &["userns", "binfmt"], diagnosed),
@@ -99,7 +100,8 @@ fn a_daemon_ends_with_the_session() {
     for end in 0..3 {
         let mut session = tree.session();
         output(&mut session, &format!("(setsid sleep {marker} >/dev/null 2>&1 &)"));
-        assert_eq!(processes(&marker).len(), 1, "it runs on");
+        // The shell does not wait until its child has become that.
+        wait_until("it does not run on", || processes(&marker).len() == 1);
         match end {
             0 => session.close().expect("it closes"),
             1 => drop(changes(&mut session)),
@@ -138,8 +140,11 @@ fn kept_and_taken_up_again() {
         assert!(matches!(now(&all, "etc/new"), Entry::File { metadata, .. } if metadata.uid == 33));
         assert!(matches!(now(&all, "etc/old"), Entry::Removed));
     }
+    // A removal that was interrupted can be ended.
+    fs::rename(kept.join("upper"), tree.path().join("upper")).expect("moved away");
     sandbox::remove_kept(&kept).expect("removed");
     assert!(!kept.exists());
+    sandbox::remove_tree(&tree.path().join("upper")).expect("removed");
     assert_eq!(sandbox::remove_kept(&kept).expect_err("gone already").kind(), sandbox::Kind::Plan);
 }
 
@@ -247,6 +252,29 @@ fn a_killed_monitor_is_swept_up_after() {
     assert_eq!(output(&mut alive, "echo untouched"), "untouched");
     alive.close().expect("it closes");
     assert_eq!(sandbox::sweep(&tree.path().join("none")).expect("nothing to do"), 0);
+}
+
+fn sweeps_beside_ending_sessions() {
+    let tree = Tree::new();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sweeps = scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(sandbox::sweep(&tree.work()).expect("swept"), 0);
+            }
+        });
+        let sessions = scope.spawn(|| {
+            for _ in 0..10 {
+                let mut session = tree.session();
+                output(&mut session, "chown 33 /etc/old");
+                session.close().expect("it closes");
+            }
+        });
+        let result = sessions.join();
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(result.is_ok() && sweeps.join().is_ok());
+    });
+    assert!(tree.sessions().is_empty());
 }
 
 fn two_at_once() {
