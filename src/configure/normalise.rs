@@ -27,6 +27,10 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("var/log/fontconfig.log", Rule::Drop, "log of the build, with times"),
     ("var/log/bootstrap.log", Rule::Drop, "log of the build, with times"),
     ("var/cache/ldconfig/aux-cache", Rule::Drop, "holds inode numbers and times; ldconfig(8) makes it anew"),
+    // mandb(8) writes it with gdbm, whose padding holds whatever was in memory: no two runs through an
+    // emulator are equal. man-db.timer makes it anew; only apropos(1) waits for that.
+    ("var/cache/man/index.db", Rule::Drop, "differs from run to run; made anew by man-db.timer"),
+    ("var/cache/man/*/index.db", Rule::Drop, "differs from run to run; made anew by man-db.timer"),
     ("var/cache/debconf/*-old", Rule::Drop, "debconf's backup of a database that never was in use"),
     ("var/lib/dpkg/*-old", Rule::Drop, "dpkg's backup of a database that never was in use"),
     ("var/lib/dpkg/lock", Rule::Drop, "a lock of no content; dpkg makes it anew"),
@@ -77,6 +81,8 @@ mod tests {
             ("etc/ssh/old/ssh_host_x_key", None),
             ("var/lib/dpkg/status-old", Some(Rule::Drop)),
             ("var/lib/dpkg/status", None),
+            ("var/cache/man/de/index.db", Some(Rule::Drop)),
+            ("var/cache/man/CACHEDIR.TAG", None),
             ("var/lib/dpkg/info/x-old", None),
         ];
         for (path, expected) in table {

@@ -331,7 +331,7 @@ if pid == 0:
     os.execvp("bash", ["bash", "--norc", "-i"])
 expect(fd, r"\$ $"); send(f"{sys.argv[1]} --role=terminal {sys.argv[2]} {sys.argv[3]} cat\n"); time.sleep(0.5)
 send("one\n"); expect(fd, "one\r\none"); send("\x1a"); expect(fd, "Stopped")
-send("echo outside\n"); expect(fd, "\routside")
+send("echo outside\n"); expect(fd, "[\r\n]outside")
 send("fg\n"); time.sleep(0.3); send("two\n"); expect(fd, "two\r\ntwo"); send("\x04"); expect(fd, "ended with 0")
 send("exit\n"); os.waitpid(pid, 0)
 # A closed terminal ends everything.
