@@ -272,6 +272,11 @@ pub struct Metadata {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Metadata {
+    /// Of folders that are ours, or that a deb's tar forgot to list: root's, mode 0755.
+    pub const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
+}
+
 /// A finished image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {

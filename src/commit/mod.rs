@@ -68,14 +68,6 @@ impl Adopter {
         self.transaction.write_symlink(&cleaned(metadata), target)
     }
 
-    /// Makes what was taken durable, without a commit that names it.
-    ///
-    /// # Errors
-    /// `Kind::Machine` for a full disk and its like.
-    pub fn finish(self) -> Result<()> {
-        self.transaction.commit()
-    }
-
     /// Applies the changes to the composed tree, writes the commit and moves the image's ref.
     /// `extra` (JSON by key) goes into the commit and so into its checksum; what stage 2 reports of
     /// itself ([`Configured::enforced`], seconds) goes beside it, because the same image must come out

@@ -20,8 +20,6 @@ use crate::{
     store::{Folder, Node, Store, Transaction},
 };
 
-const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
-
 /// Folders that dpkg makes itself; `alternatives` and `parts` are in the package dpkg.
 const FOLDERS: [&str; 3] = ["info", "triggers", "updates"];
 
@@ -34,7 +32,7 @@ pub(super) fn write(
     architecture: &str,
     merged: &mut Merged,
 ) -> Result<()> {
-    let folder = transaction.write_folder_metadata(&FOLDER)?;
+    let folder = transaction.write_folder_metadata(&Metadata::FOLDER)?;
     for name in FOLDERS {
         make_folder(store, &mut merged.root, &format!("var/lib/dpkg/{name}"), folder)?;
     }
@@ -84,7 +82,7 @@ fn info(
     packages: &[Package],
     merged: &mut Merged,
 ) -> Result<()> {
-    let folder = transaction.write_folder_metadata(&FOLDER)?;
+    let folder = transaction.write_folder_metadata(&Metadata::FOLDER)?;
     for (index, package) in packages.iter().enumerate() {
         let mut root = package.tree.clone();
         let Some(own) = root.folder(store, "info")? else {

@@ -14,7 +14,6 @@ use std::{
 use md5::Digest;
 use tar::EntryType;
 
-use super::FOLDER;
 use crate::{
     artefacts::Metadata,
     digest::Sha256,
@@ -80,7 +79,7 @@ impl Data {
         md5sums: bool,
     ) -> Result<Data> {
         let limit = SIZE_ALLOWANCE.saturating_add(deb_size.saturating_mul(SIZE_FACTOR));
-        let root = Folder::empty(transaction.write_folder_metadata(&FOLDER)?);
+        let root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
         let data = Data {
             root,
             list: String::new(),
@@ -252,7 +251,7 @@ impl Reader<'_> {
                 }
             }
             if self.data.root.folder(self.store, above)?.is_none() {
-                let metadata = self.transaction.write_folder_metadata(&FOLDER)?;
+                let metadata = self.transaction.write_folder_metadata(&Metadata::FOLDER)?;
                 self.data.root.make_folder(self.store, above, metadata)?;
                 self.implied.insert(above.to_owned());
             }

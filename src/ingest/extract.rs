@@ -15,7 +15,6 @@ use crate::{
 };
 
 const PROGRAM: Metadata = Metadata { uid: 0, gid: 0, mode: 0o100_755, xattrs: Vec::new() };
-const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
 
 /// Reads a deb to its end and puts the first file of it that is one of `paths` (no leading slash) under
 /// `reference`, a commit with this one file. What follows the file in the deb is read but not
@@ -54,7 +53,7 @@ pub fn extract(
     io::copy(body, &mut io::sink()).with_context(|| package.id())?;
     let (name, checksum) =
         found.ok_or_else(|| Error::input(format!("{}: it has no {}", package.id(), paths.join(" or "))))?;
-    let mut root = Folder::empty(transaction.write_folder_metadata(&FOLDER)?);
+    let mut root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
     root.entries(store)?.insert(name, Node::Object { checksum, mark: 0 });
     let mut values = [(FORMAT_KEY, records::to_json(&FORMAT)?)];
     let commit = transaction.write_commit(&root, &package.id(), &mut values)?;

@@ -41,9 +41,6 @@ const BATCH_DEBS: usize = 128;
 /// As [`BATCH_DEBS`], in bytes.
 const BATCH_BYTES: u64 = 512 << 20;
 
-/// The owner and mode of folders that are ours, or that a tar forgot to list.
-const FOLDER: Metadata = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
-
 /// Ingests debs into one repository. One a thread.
 pub struct Ingester {
     store: Store,
@@ -144,7 +141,7 @@ impl Ingester {
 
         let info = info_files(&control, &data);
         let record = record(package, &control, &data);
-        let folder = batch.write_folder_metadata(&FOLDER)?;
+        let folder = batch.write_folder_metadata(&Metadata::FOLDER)?;
         let mut root = Folder::empty(folder);
         let store = &self.store;
         for (name, files) in [("control", control.files.as_slice()), ("info", info.as_slice())] {

@@ -32,7 +32,7 @@ use crate::{
     error::Kind,
     export,
     report::{Event, Reporter, Stage},
-    store::{Store, records::configured_reference},
+    store::{self, Store, records::configured_reference},
 };
 
 /// Where things are, and what holds for the whole run.
@@ -215,12 +215,12 @@ impl Session<'_> {
 
     /// The folder of sandboxes and checkouts that are in use, on the repository's file system.
     fn work(&self) -> PathBuf {
-        self.repo.join("extensions/treestrap/work")
+        self.repo.join(store::PRIVATE_FOLDER).join("work")
     }
 
     /// What a failed stage 2 of an image left.
     fn kept(&self, image: &str) -> PathBuf {
-        self.repo.join("extensions/treestrap/failed").join(image)
+        self.repo.join(store::PRIVATE_FOLDER).join("failed").join(image)
     }
 
     /// The folder of logs: images of several repositories may have one name.

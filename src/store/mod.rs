@@ -47,6 +47,9 @@ use crate::{
 /// The GVariant type of a commit object (`ostree_repo_write_commit` in ostree-core.h).
 const COMMIT_TYPE: &str = "(a{sv}aya(say)sstayay)";
 
+/// Below a repository, where we keep what is no object. libostree leaves `extensions/` to others.
+pub const PRIVATE_FOLDER: &str = "extensions/treestrap";
+
 /// An open repository. Cheap to open; one a thread.
 pub struct Store {
     repo: ostree::Repo,
@@ -104,11 +107,6 @@ impl Store {
     /// Where the repository is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The folder for what is kept beside the objects; created on demand by who uses it.
-    pub fn private_folder(&self) -> PathBuf {
-        self.path.join("extensions/treestrap")
     }
 
     /// Starts a transaction.
