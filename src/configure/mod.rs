@@ -229,7 +229,7 @@ fn adopt_changes(
                     image,
                     format!("/{path} is a device, pipe or socket, which OSTree cannot hold: left out"),
                 );
-                return Ok(());
+                TreeEntry::Absent // what it replaced is gone all the same
             }
         };
         let change = TreeChange { path: change.path, now };
