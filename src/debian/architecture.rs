@@ -2,7 +2,8 @@
 //!
 //! Only names: which binaries a name stands for (ELF machine, ABI) is the crate `qemu`'s.
 
-/// The architectures that Debian releases or released lately, and ports that have an archive.
+/// The architectures of Debian's archive and of its ports, now or lately (dpkg-architecture -L lists
+/// many more, for which nobody builds packages). A new port is added here.
 pub const KNOWN: &[&str] = &[
     "alpha",
     "amd64",
@@ -14,12 +15,15 @@ pub const KNOWN: &[&str] = &[
     "hurd-i386",
     "i386",
     "ia64",
+    "kfreebsd-amd64",
+    "kfreebsd-i386",
     "loong64",
     "m68k",
     "mips",
     "mips64el",
     "mipsel",
     "powerpc",
+    "powerpcspe",
     "ppc64",
     "ppc64el",
     "riscv64",

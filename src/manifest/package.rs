@@ -1,39 +1,10 @@
 //! Entries of `packages`: `name`, `name:arch`, `name=version`, `name/suite` and `name-`.
 
 use super::did_you_mean;
-use crate::artefacts::{Constraint, PackageRequest};
-
-/// The architectures of Debian's archive and of its ports (dpkg-architecture -L lists many more,
-/// for which nobody builds packages). A new port is added here.
-const ARCHITECTURES: &[&str] = &[
-    "amd64",
-    "arm64",
-    "armel",
-    "armhf",
-    "i386",
-    "mips",
-    "mips64el",
-    "mipsel",
-    "ppc64el",
-    "riscv64",
-    "s390x",
-    // ports
-    "alpha",
-    "hppa",
-    "hurd-amd64",
-    "hurd-i386",
-    "ia64",
-    "kfreebsd-amd64",
-    "kfreebsd-i386",
-    "loong64",
-    "m68k",
-    "powerpc",
-    "powerpcspe",
-    "ppc64",
-    "sh4",
-    "sparc64",
-    "x32",
-];
+use crate::{
+    artefacts::{Constraint, PackageRequest},
+    debian::architecture::KNOWN,
+};
 
 /// What the kernel (`uname -m`) and others call an architecture, and Debian's name of it.
 const OTHER_NAMES: &[(&str, &str)] = &[
@@ -64,12 +35,12 @@ fn problem<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, Pro
 
 /// Whether Debian has an architecture of this name; the error is a hint.
 pub(super) fn check_architecture(name: &str) -> Result<(), String> {
-    if ARCHITECTURES.contains(&name) {
+    if KNOWN.contains(&name) {
         return Ok(());
     }
     match OTHER_NAMES.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
         Some((_, debian)) => Err(format!("Debian calls it {debian:?}")),
-        None => Err(did_you_mean(name, ARCHITECTURES, "architectures")),
+        None => Err(did_you_mean(name, KNOWN, "architectures")),
     }
 }
 
