@@ -28,8 +28,8 @@ run blocked-signal env --block-signal=CHLD ./alone
 run end-of-output sh -c '(./alone linger seen &) | cat; touch seen; ls nobody* 2>/dev/null'
 run exec-of-twin ./alone exec ./foreign after
 run killed ./alone die 9 2>&1
-# Those of programs that have ended go.
-drain() { while grep -q treestrap-watch /proc/[0-9]*/comm 2>/dev/null; do sleep 0.01; done; }
+# Those of programs that have ended go; one may not have its name yet.
+drain() { sleep 0.2; while grep -q treestrap-watch /proc/[0-9]*/comm 2>/dev/null; do sleep 0.01; done; }
 drain
 # The watcher has the program's process and the log open, pid 1 as its parent, and no arguments.
 ./alone linger never > /dev/null &
