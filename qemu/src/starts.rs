@@ -161,9 +161,6 @@ impl Start {
     /// made of.
     pub fn explain(&self, plan: &Plan) -> (Option<String>, String) {
         let known = plan.emulated.iter().find(|other| other.program.fingerprint == self.program);
-        let package = known.map(|other| &other.program);
-        let package =
-            package.or_else(|| plan.programs.iter().find(|other| other.fingerprint == self.program));
         let reason = match (self.why, known) {
             (Why::NoTwin, Some(other)) => other.reason.to_string(),
             (Why::NoTwin, None) => "no package of the image has shipped this file".to_owned(),
@@ -174,7 +171,14 @@ impl Start {
                 format!("its twin did not start: {}", std::io::Error::from_raw_os_error(errno.cast_signed()))
             }
         };
-        (package.map(|program| program.package.clone()), reason)
+        (self.package(plan).map(str::to_owned), reason)
+    }
+
+    /// The package that has shipped the program, if one of the plan's has.
+    pub fn package<'a>(&self, plan: &'a Plan) -> Option<&'a str> {
+        let emulated = plan.emulated.iter().map(|other| &other.program);
+        let mut programs = emulated.chain(&plan.programs);
+        programs.find(|other| other.fingerprint == self.program).map(|program| program.package.as_str())
     }
 }
 

@@ -3,6 +3,8 @@
 //! The foreign machine is one that there never was, so neither qemu nor a cross compiler is
 //! needed: two small C programs stand in for qemu and for the twin and say how they were started.
 
+mod namespaces;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,40 +12,12 @@ use std::{
     process::Command,
 };
 
+use namespaces::{skip, unshare};
 use qemu::interpreter::{Twin, interpreter};
 use treestrap_dispatcher::{
     record::{Kind, Record},
     table::Fingerprint,
 };
-
-/// A skip is a failure where the environment says so (`TREESTRAP_TESTS_MUST_RUN=binfmt,…`).
-fn skip(reason: &str) {
-    let must_run = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
-    assert!(!must_run.split(',').any(|tier| tier == "binfmt"), "{reason}");
-    eprintln!("skipped: {reason}");
-}
-
-/// `unshare` with as many users as this account may map; none where namespaces cannot be had.
-fn unshare() -> Option<(Command, &'static str)> {
-    let many = ["--map-root-user", "--map-auto"];
-    for (options, mapped) in [(&many[..], "many"), (&many[..1], "one")] {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]).args(options);
-        command.env("MAPPED", mapped);
-        let mut probe = Command::new("unshare");
-        probe.args(command.get_args()).args([
-            "mount",
-            "-t",
-            "binfmt_misc",
-            "none",
-            "/proc/sys/fs/binfmt_misc",
-        ]);
-        if probe.output().is_ok_and(|output| output.status.success()) {
-            return Some((command, mapped));
-        }
-    }
-    None
-}
 
 fn compile(source: &str, program: &Path) -> bool {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dispatcher").join(source);
