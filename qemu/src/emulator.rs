@@ -7,7 +7,12 @@ use std::{
     str::FromStr,
 };
 
-use crate::{Architecture, Error, binfmt, binfmt::Registration, read_elf};
+use crate::{
+    Architecture, Error, binfmt,
+    binfmt::Registration,
+    known_bad::{KnownBad, known_bad},
+    read_elf,
+};
 
 /// A version of qemu: its three numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -101,6 +106,12 @@ impl Emulator {
             }
         }
         Err(Error::NoEmulator { program: format!("qemu-{name}"), rejected })
+    }
+
+    /// What is known to go wrong in this one with programs for `target`; empty where nothing is.
+    pub fn known_bad(&self, target: &Architecture) -> Result<Vec<&'static KnownBad>, Error> {
+        let fixed_address = read_elf(&self.path)?.is_some_and(|elf| elf.fixed_address);
+        Ok(known_bad(self.version, target, fixed_address).collect())
     }
 
     /// The line for a binfmt_misc; see [`Registration`].
