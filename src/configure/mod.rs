@@ -37,7 +37,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 3;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -78,6 +78,7 @@ pub fn configure(
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
     let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    plan.uname = environment::uname(&inputs.composed.architecture);
     // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
     // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
     let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
@@ -108,6 +109,8 @@ pub fn configure(
 pub struct Run<'a> {
     /// The program and its arguments.
     pub command: Vec<Vec<u8>>,
+    /// The tree's architecture.
+    pub architecture: &'a str,
     /// Where its changes go.
     pub changes: Changes,
     /// What must not degrade.
@@ -126,7 +129,8 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    plan.uname = environment::uname(run.architecture);
     if run.debug {
         reporter.detail(image, plan.describe());
     }

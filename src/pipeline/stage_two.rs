@@ -181,7 +181,9 @@ pub fn run(
         [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(|word| word.clone().into_vec()).collect(),
     };
-    let run = configure::Run { command, changes, debug: session.debug, requirements: &requirements };
+    let architecture = record.architecture.as_str();
+    let run =
+        configure::Run { command, architecture, changes, debug: session.debug, requirements: &requirements };
     let status = configure::run(&base, emulator.as_ref(), run, image, session.reporter, session.stop);
     if let Err(error) = base.remove() {
         session.reporter.warn(image, format!("the work folder could not be removed: {error}"));
