@@ -39,7 +39,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 3;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -82,6 +82,7 @@ pub fn configure(
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
     let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
     }
@@ -178,6 +179,8 @@ fn report(acceleration: &Acceleration, inputs: &Inputs<'_>, reporter: &dyn Repor
 pub struct Run<'a> {
     /// The program and its arguments.
     pub command: Vec<Vec<u8>>,
+    /// The tree's architecture.
+    pub architecture: &'a str,
     /// Where its changes go.
     pub changes: Changes,
     /// Twins of the image's programs.
@@ -199,6 +202,7 @@ pub fn run(
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
     let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {
         acceleration.add_to(&mut plan);
     }
