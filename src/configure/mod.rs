@@ -85,10 +85,9 @@ pub fn configure(
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
     }
-    // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
-    // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
-    let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
-    plan.environment.push(format!("SOURCE_DATE_EPOCH={newest}").into_bytes());
+    // Programs that write dates (the days in /etc/shadow, say) write the same every day.
+    // https://reproducible-builds.org/specs/source-date-epoch/
+    plan.environment.push(format!("SOURCE_DATE_EPOCH={}", newest(inputs)).into_bytes());
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }
@@ -111,6 +110,12 @@ pub fn configure(
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
     session.close().context("closing the sandbox")?;
     Ok(Configured { image: image.to_owned(), changes, enforced, accelerated, packages })
+}
+
+/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
+/// seconds since 1970.
+fn newest(inputs: &Inputs<'_>) -> u64 {
+    inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }
 
 /// Says how the programs of a foreign image ran; an error if all were required to run that had a twin.
@@ -242,13 +247,10 @@ fn adopt_changes(
             sandbox::Entry::Folder { metadata, opaque } => {
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
-            sandbox::Entry::File { metadata, mut size, hard_link } => {
-                let mut content =
-                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                if normalise::rule(&change.path).is_some_and(|(rule, _)| rule == normalise::Rule::Empty) {
-                    size = 0;
-                    content = File::open("/dev/null").context("opening /dev/null")?;
-                }
+            sandbox::Entry::File { metadata, size, hard_link } => {
+                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
+                    .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
