@@ -66,25 +66,34 @@ pub(super) fn doc_base(content: &[u8], time: u64) -> Option<Vec<u8>> {
     Some(lines.collect::<String>().into_bytes())
 }
 
-/// A Berkeley database that postalias(1) wrote: the random names in the heads of its tables, which
-/// are for databases that processes share, and the time of the build in one record.
+/// A Berkeley database that postalias(1) wrote: the random name in its head, which is for databases
+/// that processes share, what was in memory where its pages have room left, and the time of the build
+/// in one record.
 ///
-/// The fields are those of `DBMETA` in Berkeley DB's `dbinc/db_page.h`; numbers are in the machine's
-/// byte order.
+/// The fields are those of `DBMETA` and `PAGE` in Berkeley DB's `dbinc/db_page.h`; numbers are in the
+/// machine's byte order.
 pub(super) fn berkeley_database(content: &[u8], time: u64) -> Option<Vec<u8>> {
     const MAGICS: [u32; 2] = [0x0005_3162, 0x0006_1561]; // tree, hash
     const NAME: std::ops::Range<usize> = 52..72;
-    let word = |page: &[u8], at: usize| Some(u32::from_le_bytes(page.get(at..at + 4)?.try_into().ok()?));
-    let magic = word(content, 12)?;
-    let native = MAGICS.contains(&magic);
-    (native || MAGICS.contains(&magic.swap_bytes())).then_some(())?;
-    let size = word(content, 20)?;
-    let size = usize::try_from(if native { size } else { size.swap_bytes() }).ok()?;
+    const HEADER: usize = 26;
+    const WITH_ITEMS: [u8; 3] = [2, 5, 13]; // hash, leaf of a tree, sorted hash
+    let magic: [u8; 4] = content.get(12..16)?.try_into().ok()?;
+    let little = MAGICS.contains(&u32::from_le_bytes(magic));
+    (little || MAGICS.contains(&u32::from_be_bytes(magic))).then_some(())?;
+    let number = |bytes: &[u8]| {
+        let shift = |number, &byte: &u8| number << 8 | usize::from(byte);
+        if little { bytes.iter().rev().fold(0, shift) } else { bytes.iter().fold(0, shift) }
+    };
+    let size = number(content.get(20..24)?);
     (size >= 512 && content.len().is_multiple_of(size)).then_some(())?;
     let mut written = content.to_vec();
     for page in written.chunks_exact_mut(size) {
-        if word(page, 12) == Some(magic) {
+        let (items, start) = (number(&page[20..22]), number(&page[22..24]));
+        if page[12..16] == magic {
             page[NAME].fill(0);
+        } else if WITH_ITEMS.contains(&page[25]) {
+            // The offsets of the items come first, the items are at the page's end.
+            page.get_mut(HEADER + 2 * items..start)?.fill(0);
         }
     }
     // Items lie before one another, each after its kind (1, a plain item): a key before its value.
@@ -177,14 +186,20 @@ mod tests {
         assert_eq!(doc_base(b"\xff", 7), None);
     }
 
-    /// Two pages, head and data, as postalias writes them for `root: <time>`.
+    /// Two pages, head and items, as postalias writes them; `name` is also what was in memory.
     fn database(big: bool, name: u8, time: &str) -> Vec<u8> {
         let number = |number: u32| if big { number.to_be_bytes() } else { number.to_le_bytes() };
+        let half = |number: u16| if big { number.to_be_bytes() } else { number.to_le_bytes() };
         let mut head = vec![0; 512];
         head[12..16].copy_from_slice(&number(0x0006_1561));
         head[20..24].copy_from_slice(&number(512));
         head[52..72].fill(name);
-        let mut data = vec![0; 512 - time.len() - 18];
+        let start = 512 - time.len() - 18;
+        let mut data = vec![0; 30];
+        data[20..22].copy_from_slice(&half(2));
+        data[22..24].copy_from_slice(&half(start as u16));
+        data[25] = 13;
+        data.resize(start, name);
         data.extend(b"\x01");
         data.extend(time.as_bytes());
         data.extend(b"\x01YP_LAST_MODIFIED");
