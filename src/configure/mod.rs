@@ -39,7 +39,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 3;
+pub const RULES: u32 = 4;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -86,10 +86,9 @@ pub fn configure(
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
     }
-    // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
-    // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
-    let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
-    plan.environment.push(format!("SOURCE_DATE_EPOCH={newest}").into_bytes());
+    // Programs that write dates (the days in /etc/shadow, say) write the same every day.
+    // https://reproducible-builds.org/specs/source-date-epoch/
+    plan.environment.push(format!("SOURCE_DATE_EPOCH={}", newest(inputs)).into_bytes());
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }
@@ -152,6 +151,12 @@ fn run_scripts(
         }
     }
     Err(if error.kind() == Kind::Input { keep_failed(&mut session, inputs, error) } else { error })
+}
+
+/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
+/// seconds since 1970.
+fn newest(inputs: &Inputs<'_>) -> u64 {
+    inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }
 
 /// Says how the programs of a foreign image ran; an error if all were required to run that had a twin.
@@ -296,13 +301,10 @@ fn adopt_changes(
             sandbox::Entry::Folder { metadata, opaque } => {
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
-            sandbox::Entry::File { metadata, mut size, hard_link } => {
-                let mut content =
-                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                if normalise::rule(&change.path).is_some_and(|(rule, _)| rule == normalise::Rule::Empty) {
-                    size = 0;
-                    content = File::open("/dev/null").context("opening /dev/null")?;
-                }
+            sandbox::Entry::File { metadata, size, hard_link } => {
+                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
+                    .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
