@@ -179,6 +179,10 @@ pub fn plan(
         result.links.insert(loader::LINK.to_owned(), found.path.to_owned());
     }
     result.mounts = mounts(native, host, &result.packages);
+    if machine.identity.big_endian != host.identity.big_endian && tree.has(&format!("{LOCALE}/LC_NAME")) {
+        // The package is in: getent and others of it have twins.
+        result.mounts.push(Mount { target: OTHER_NAME.to_owned(), source: LOCALE.to_owned() });
+    }
     Ok(result)
 }
 
@@ -381,6 +385,13 @@ impl Plan {
         }
     }
 }
+
+/// The locale that every image has, in the machine's byte order.
+const LOCALE: &str = "usr/lib/locale/C.utf8";
+/// Another name by which glibc looks for `C.UTF-8`: as it was asked for, and with the codeset
+/// normalised (`_nl_make_l10nflist` in glibc's intl/l10nflist.c). Of the two folders it takes the
+/// one whose byte order is its own.
+const OTHER_NAME: &str = "usr/lib/locale/C.UTF-8";
 
 /// What of the twin tree has to be seen at the paths that are built into native programs: the
 /// host's library folder, and modules whose names have the architecture in them.
