@@ -40,6 +40,10 @@ pub(crate) const QUESTIONS: &[(Truth, &str)] = &[
     (Device, "dpkg-query --admindir=/nowhere -W; dpkg-deb --help | tail -3; dpkg-split --help | head -3"),
     (Device, "dpkg-divert --list; dpkg-trigger --print-architecture; dpkg-trigger --check-supported"),
     (Device, "dpkg --validate-archname riscv64; dpkg --compare-versions 1:2 gt 2 && echo newer"),
+    (
+        Device,
+        "dpkg-architecture | sort; dpkg-architecture -qDEB_HOST_MULTIARCH; dpkg-architecture -e any && echo any",
+    ),
     (Device, "getconf LONG_BIT; getconf -a | grep -c INT"),
     (Device, "ldd /bin/sh | sed 's/(.*//'"),
     (Device, "ldconfig; ldconfig -p | sed 1d | sort | head -20"),
@@ -58,14 +62,14 @@ pub(crate) const QUESTIONS: &[(Truth, &str)] = &[
     (Host, "python3 -c 'import sys; print(sys.implementation._multiarch)'"),
     (Host, "python3 -c 'import struct, sys; print(struct.calcsize(\"P\"), sys.maxsize)'"),
     (Host, "perl -MConfig -e 'print \"$Config{myarchname} $Config{byteorder} $Config{ptrsize}\"'"),
-    (Host, "bash -c 'echo $HOSTTYPE $MACHTYPE'"),
+    (Host, "bash -c 'echo $HOSTTYPE $MACHTYPE $OSTYPE'"),
     (Host, "perl -e 'print length pack \"L!\", 0'"),
     // Of data.
     (Device, "printf 'b\\na\\nä\\nB\\n' | sort; printf 'b\\na\\n' | LC_ALL=C sort -r | tac"),
     (Device, "grep -c . /etc/debian_version; echo abc | sed 's/b/x/; s/[[:alpha:]]$/ä/'; echo ä | wc -m"),
     (Device, "printf '%d %x %e %s\\n' 4294967297 255 1.5 text; expr 2147483648 + 1; seq 1 3 | paste -s -d+"),
     (Device, "echo $((2147483647 + 1)) $((1 << 40)); test -x /bin/sh && echo yes; echo $0"),
-    (Device, "bash -c 'echo $((2**62)) ${BASH_VERSION} $OSTYPE'"),
+    (Device, "bash -c 'echo $((2**62)) ${BASH_VERSION} $EUID'"),
     (Device, "date -u -d @5000000000 +%F; date -u -d '2038-01-20' +%s; stat -c '%s %a %F' /bin/sh"),
     (Device, "md5sum /etc/debian_version; sha256sum < /etc/passwd; cksum < /etc/debian_version"),
     (
