@@ -196,13 +196,18 @@ const MAY_DIFFER: &[(&str, &str)] = &[
     ("usr/bin/i386", "a name of setarch, which stays emulated"),
     ("usr/bin/x86_64", "a name of setarch, which stays emulated"),
     ("usr/bin/s390*", "a name of setarch, which stays emulated"),
+    ("usr/bin/ppc*", "a name of setarch, which stays emulated"),
     ("usr/lib/sysctl.d/50-pid-max.conf", "a setting for 64-bit kernels; programs read the image's"),
     ("usr/lib/systemd/boot/*", "EFI programs, which no script starts"),
     ("usr/lib/systemd/*systemd-pcr*", "units and programs for a TPM, where there may be one"),
     ("usr/lib/systemd/*systemd-tpm2-setup*", "units and programs for a TPM, where there may be one"),
+    ("usr/lib/systemd/systemd-measure", "predicts a TPM's state; no script starts it"),
     ("usr/lib/udev/dmi_memory_id", "for machines with DMI tables; no script starts it"),
     ("usr/lib/udev/rules.d/70-memory.rules", "for machines with DMI tables"),
     ("usr/share/bash-completion/*", "completions of programs that differ, which are seen themselves"),
+    ("usr/share/zsh/*", "the same"),
+    ("etc/default/hwclock", "for machines with a clock; data is the image's own"),
+    ("etc/init.d/hwclock.sh", "for machines with a clock; data is the image's own"),
 ];
 
 /// Whether one of two packages may have the (neutral) path and the other one not.
