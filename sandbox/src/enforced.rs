@@ -76,6 +76,9 @@ pub struct Inside {
     pub seccomp: bool,
     /// Whether it also answers fsync and its kin.
     pub no_sync: bool,
+    /// Whether uname(2) says what the plan wants it to say; if not, it says what the host's does.
+    #[serde(default)]
+    pub uname: bool,
     /// The capabilities that commands can have, by the kernel's names.
     pub capabilities: Vec<String>,
     /// Interpreters registered in the sandbox's own binfmt_misc.

@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
@@ -28,6 +28,7 @@ use crate::{
     fixups,
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
+    supervisor,
     sys::{
         process::{self, Fork},
         xattr::{self, Place},
@@ -92,6 +93,8 @@ struct Running {
     start: Start,
     /// Pid 1 as seen from here; none when it has been ended.
     child: Option<Pid>,
+    /// Who answers its system calls, if the plan needs somebody to; likewise.
+    supervisor: Option<Pid>,
     /// Closes when this process ends.
     _lifeline: OwnedFd,
     _lock: Option<OwnedFd>,
@@ -187,7 +190,8 @@ impl Running {
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing("making a pipe")?;
         let stays = matches!(start.plan.work, Work::Kept(_));
         // From here on there is something to clean up.
-        let mut running = Running { start, child: None, _lifeline: lifeline, _lock: lock, stays };
+        let mut running =
+            Running { start, child: None, supervisor: None, _lifeline: lifeline, _lock: lock, stays };
         match running.go(commands, end_of_life, control) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -203,6 +207,9 @@ impl Running {
             fixups::apply(fixups).map_err(|error| error.at(Step::Fixups))?;
         }
         make_folders(plan, folder).map_err(|error| error.at(Step::WorkFolder))?;
+        let (supervisor, calls) =
+            supervisor::start(plan, &[control.as_fd(), commands.as_fd(), self._lifeline.as_fd()])?.unzip();
+        self.supervisor = supervisor.map(Pid::from_raw);
         // The first child from here on is pid 1 of a new namespace; this process stays outside.
         unshare(CloneFlags::CLONE_NEWPID)
             .doing("making a pid namespace")
@@ -217,16 +224,19 @@ impl Running {
                 // own life line. exit_now() runs no destructors.
                 process::close_now(control);
                 process::close_now(&self._lifeline);
-                child::run(plan, folder, Channel::new(commands), end_of_life)
+                child::run(plan, folder, Channel::new(commands), end_of_life, calls)
             }
         }
     }
 
     /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone.
     fn end_child(&mut self) {
-        if let Some(child) = self.child.take() {
-            // It is not reaped yet, so the number is still its own.
-            let _ = kill(child, Signal::SIGKILL);
+        let processes = [self.child.take(), self.supervisor.take()];
+        // They are not reaped yet, so the numbers are still their own.
+        for process in processes.into_iter().flatten() {
+            let _ = kill(process, Signal::SIGKILL);
+        }
+        if processes.iter().any(Option::is_some) {
             // The kernel lets pid 1 be reaped after the last process of its namespace.
             while let Ok(Some(_)) = process::wait_any(true) {}
         }

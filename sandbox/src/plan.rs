@@ -27,6 +27,9 @@ pub struct Plan {
     pub fixups: Option<Fixups>,
     /// The host name inside.
     pub hostname: String,
+    /// What the kernel inside is said to be; none: what it is.
+    #[serde(default)]
+    pub uname: Option<Uname>,
     /// Environment of every command, before the command's own: `NAME=value`.
     #[serde(with = "crate::bytes")]
     pub environment: Vec<Vec<u8>>,
@@ -41,6 +44,27 @@ pub struct Plan {
     /// Whether fsync and its kin return at once. The changes are durable only when the caller has
     /// made them so.
     pub no_sync: bool,
+}
+
+/// What uname(2) and /proc say of the kernel, to programs of every ABI. Beside the name of the system
+/// (`Linux`) and the host name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uname {
+    /// `uname -m`. For emulated programs an emulator says it itself; for the host's own ABIs
+    /// this does.
+    pub machine: String,
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+}
+
+impl Uname {
+    /// A machine with a kernel that says nothing of the host: the oldest release that has all that a
+    /// sandbox needs, so that no program takes it for newer than the real one.
+    pub fn of_machine(machine: impl Into<String>) -> Self {
+        Uname { machine: machine.into(), release: "5.11.0".to_owned(), version: "#1 SMP".to_owned() }
+    }
 }
 
 /// A layer of the view. More kinds are to come: a view need not be a folder.
@@ -181,6 +205,7 @@ impl Plan {
             work: Work::Below(work.into()),
             fixups: None,
             hostname: "sandbox".to_owned(),
+            uname: None,
             environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
                 .map(|variable| variable.as_bytes().to_vec())
                 .into(),
@@ -236,6 +261,9 @@ impl fmt::Display for Plan {
             writeln!(f, "env       {}", escape(variable))?;
         }
         writeln!(f, "hostname  {}", self.hostname)?;
+        if let Some(uname) = &self.uname {
+            writeln!(f, "uname     Linux {} {} {}", uname.release, uname.version, uname.machine)?;
+        }
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;
         if let Some(memory) = self.limits.memory {

@@ -22,7 +22,7 @@ use crate::{
     Kind,
     bytes::escape,
     error::{Doing, Error, Result, Step},
-    plan::{Layer, Mount, Plan, Source},
+    plan::{Layer, Mount, Plan, Source, Uname},
     sys::mounts::add_attributes,
 };
 
@@ -139,6 +139,32 @@ impl View {
             } else {
                 self.bind_read_only(path.as_bytes(), "/dev/null")?;
             }
+        }
+        Ok(())
+    }
+
+    /// Has /proc say of the kernel what uname(2) does. The files are in a memory file system that is
+    /// mounted over a folder of ours that the overlay has open already, and goes with the old root.
+    pub(crate) fn show_kernel(&self, uname: &Uname, folder: &Path) -> Result<()> {
+        let memory = folder.join("skeleton");
+        mount(Some("kernel"), &memory, Some("tmpfs"), INERT, Some("size=64k,mode=0755"))
+            .doing_to("mounting at", &memory)?;
+        let Uname { machine, release, version } = uname;
+        for (name, content) in [
+            ("sys/kernel/arch", machine.clone()),
+            ("sys/kernel/osrelease", release.clone()),
+            ("sys/kernel/version", version.clone()),
+            ("version", format!("Linux version {release} {version}")),
+        ] {
+            let target = format!("proc/{name}");
+            if self.open(target.as_bytes()).is_err() {
+                continue; // `arch` came with Linux 6.1
+            }
+            let file = memory.join(name.replace('/', "-"));
+            std::fs::write(&file, format!("{content}\n")).doing_to("writing", &file)?;
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+                .doing_to("changing the mode of", &file)?;
+            self.bind_read_only(target.as_bytes(), &file.to_string_lossy())?;
         }
         Ok(())
     }

@@ -106,6 +106,12 @@ pub enum Changes {
     Kept(PathBuf),
 }
 
+/// What the kernel says of itself to an image's programs, native and emulated: the image's machine,
+/// and nothing of the host.
+pub(super) fn uname(architecture: &str) -> Option<sandbox::Uname> {
+    qemu::find(architecture).map(|architecture| sandbox::Uname::of_machine(architecture.machine))
+}
+
 /// The sandbox plan for a tree.
 pub fn plan(base: &Base, interposed: Option<PathBuf>, emulator: Option<&Emulator>, changes: Changes) -> Plan {
     let layers = interposed.into_iter().chain([base.tree()]).collect();

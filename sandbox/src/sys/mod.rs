@@ -6,6 +6,7 @@
 
 pub(crate) mod mounts;
 pub(crate) mod network;
+pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod socket;

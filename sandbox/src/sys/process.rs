@@ -29,6 +29,12 @@ pub(crate) fn fork() -> nix::Result<Fork> {
     }
 }
 
+/// setdomainname(2), for this process's UTS namespace.
+pub(crate) fn set_domain_name(name: &str) -> nix::Result<()> {
+    // SAFETY: the pointer and the length are a string's.
+    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
+}
+
 /// execve(2); returns only on failure.
 pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
@@ -181,7 +187,7 @@ pub(crate) fn close_all_from_3_except(keep: &impl AsRawFd) -> nix::Result<()> {
 }
 
 /// Closes a descriptor in a forked child that will never run the destructor of its owner.
-pub(crate) fn close_now(descriptor: &impl std::os::fd::AsFd) {
+pub(crate) fn close_now(descriptor: &(impl std::os::fd::AsFd + ?Sized)) {
     // SAFETY: the owner is a copy that the fork made; this process only leaves it through exec or
     // _exit (see exit_now), and never uses it again.
     unsafe { libc::close(descriptor.as_fd().as_raw_fd()) };

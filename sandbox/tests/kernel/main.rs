@@ -8,6 +8,7 @@
 //! What is needed: merged /usr on the host (its programs are the sandbox's), uidmap; for the tests of
 //! foreign binaries apt with sources of the real archive.
 
+mod calls;
 mod capture;
 mod commands;
 mod escape;
@@ -25,6 +26,6 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[commands::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS, foreign::TESTS],
+        &[commands::TESTS, calls::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS, foreign::TESTS],
     )
 }
