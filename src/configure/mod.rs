@@ -39,7 +39,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 3;
+pub const RULES: u32 = 4;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -110,12 +110,6 @@ pub fn configure(
     Ok(Configured { image: image.to_owned(), changes, enforced, accelerated, packages })
 }
 
-/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
-/// seconds since 1970.
-fn newest(inputs: &Inputs<'_>) -> u64 {
-    inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
-}
-
 /// Runs all scripts, once more from the step at which the emulator crashed or hung; gives the session
 /// that it ended in, and the seconds of each package.
 fn run_scripts(
@@ -157,6 +151,12 @@ fn run_scripts(
         }
     }
     Err(if error.kind() == Kind::Input { keep_failed(&mut session, inputs, error) } else { error })
+}
+
+/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
+/// seconds since 1970.
+fn newest(inputs: &Inputs<'_>) -> u64 {
+    inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }
 
 /// Says how the programs of a foreign image ran; an error if all were required to run that had a twin.

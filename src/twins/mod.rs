@@ -174,3 +174,6 @@ fn packages<'a>(members: &'a [Member], contents: &'a BTreeMap<Sha256, Inventory>
     };
     members.iter().filter_map(package).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,8 @@ pub enum Reason {
     OtherFiles(String),
     /// The package for the host has no such program.
     NoSuchProgram,
+    /// It asks for a loader of its own (klibc's programs do), which is the image's.
+    Loader(String),
     /// It has no build id in its first page, so it can't be told from others for sure.
     NoBuildId,
     /// Two programs of the image look alike and have different twins.
@@ -110,6 +112,7 @@ impl fmt::Display for Reason {
             Reason::OtherVersion(version) => write!(f, "for this machine there is only version {version}"),
             Reason::OtherFiles(path) => write!(f, "only one of the two packages has {path}"),
             Reason::NoSuchProgram => f.write_str("the package for this machine does not have it"),
+            Reason::Loader(path) => write!(f, "it asks for a loader of its own: {path}"),
             Reason::NoBuildId => f.write_str("it has no build id in its first page to know it by"),
             Reason::Ambiguous => f.write_str("another program looks the same"),
             Reason::Library(Missing::Library { name, by }) => write!(f, "/{by} would not find {name}"),
@@ -260,11 +263,13 @@ impl<'a> Judge<'a> {
         if !object.has_build_id {
             return Err(Reason::NoBuildId);
         }
-        let loader =
-            |object: &Object| object.interpreter.clone().map(|path| path.trim_start_matches('/').to_owned());
-        if twin.identity() != self.host.identity || loader(twin).is_some_and(|path| path != self.host.loader)
-        {
+        if twin.identity() != self.host.identity {
             return Err(Reason::NoSuchProgram);
+        }
+        if let Some(loader) = &twin.interpreter
+            && loader.trim_start_matches('/') != self.host.loader
+        {
+            return Err(Reason::Loader(loader.clone()));
         }
         let closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
         if let Some(plug_in) = self.plug_in(native, path) {
