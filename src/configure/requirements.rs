@@ -9,6 +9,19 @@ use crate::{Error, Result, report::Reporter};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     required: Vec<Requirement>,
+    acceleration: AccelerationWish,
+}
+
+/// `--accelerate`: whether a foreign image's programs run natively where they can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccelerationWish {
+    /// Where it is possible; what is not is reported.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// It is an error where it is not possible, or where a program that should could not.
+    Require,
 }
 
 /// Something that `--require` can name.
@@ -37,7 +50,7 @@ impl Requirements {
         for (option, value, given) in [
             ("tier", &options.tier, &["auto", "full"][..]),
             ("view", &options.view, &["auto", "checkout"]),
-            ("accelerate", &options.accelerate, &["auto", "off"]),
+            ("accelerate", &options.accelerate, &["auto", "off", "require"]),
         ] {
             if let Some(value) = value
                 && !given.contains(&value.as_str())
@@ -55,7 +68,17 @@ impl Requirements {
                 },
             )
         });
-        Ok(Requirements { required: required.collect::<Result<_>>()? })
+        let acceleration = match options.accelerate.as_deref() {
+            Some("off") => AccelerationWish::Off,
+            Some("require") => AccelerationWish::Require,
+            _ => AccelerationWish::Auto,
+        };
+        Ok(Requirements { required: required.collect::<Result<_>>()?, acceleration })
+    }
+
+    /// Whether programs of a foreign image are to run natively.
+    pub fn acceleration(&self) -> AccelerationWish {
+        self.acceleration
     }
 
     /// Reports what is less than was asked; an error if it was required.

@@ -133,7 +133,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh-keygen for openssh-server's host keys"),
     ("dbus-bin", "dbus-uuidgen, dbus-send"),
     ("dbus", "dbus-uuidgen before it was split"),
-    ("man-db", "man and manpath; mandb itself stays emulated"),
+    ("man-db", "mandb, whose index.db no commit has; man and manpath"),
     ("shared-mime-info", "update-mime-database"),
     ("desktop-file-utils", "update-desktop-database"),
     ("libglib2.0-bin", "glib-compile-schemas, gio"),
@@ -145,7 +145,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
     ("busybox*", "mkinitramfs asks it for its applets"),
-    ("klibc-utils", "mkinitramfs' programs"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),
     ("acl", "setfacl (systemd's journal folder)"),
@@ -187,7 +186,6 @@ const EMULATED: &[(&str, &str)] = &[
     ("usr/sbin/iconvconfig", "it writes the cache of the gconv folder of its own architecture"),
     // What writes caches in a layout that depends on the machine.
     ("usr/bin/fc-cache", "its caches have the layout, and the name, of its own architecture"),
-    ("usr/bin/mandb", "gdbm writes padding of its memory into index.db: not the same natively"),
 ];
 
 /// Files that packages have on some architectures only, which changes nothing for their programs.
@@ -197,8 +195,13 @@ const MAY_DIFFER: &[(&str, &str)] = &[
     ("usr/share/lintian/*", "for nobody but lintian"),
     ("usr/bin/i386", "a name of setarch, which stays emulated"),
     ("usr/bin/x86_64", "a name of setarch, which stays emulated"),
+    ("usr/bin/s390*", "a name of setarch, which stays emulated"),
     ("usr/lib/sysctl.d/50-pid-max.conf", "a setting for 64-bit kernels; programs read the image's"),
     ("usr/lib/systemd/boot/*", "EFI programs, which no script starts"),
+    ("usr/lib/systemd/*systemd-pcr*", "units and programs for a TPM, where there may be one"),
+    ("usr/lib/systemd/*systemd-tpm2-setup*", "units and programs for a TPM, where there may be one"),
+    ("usr/lib/udev/dmi_memory_id", "for machines with DMI tables; no script starts it"),
+    ("usr/lib/udev/rules.d/70-memory.rules", "for machines with DMI tables"),
     ("usr/share/bash-completion/*", "completions of programs that differ, which are seen themselves"),
 ];
 
@@ -219,7 +222,7 @@ pub(super) fn may_load(program: &str, object: &str) -> bool {
 /// Programs that read or write files in the byte order of their machine. Where the image's is
 /// another one, they stay emulated.
 const BYTE_ORDER: &[&str] =
-    &["usr/bin/localedef", "usr/bin/mandb", "usr/bin/makedb", "usr/bin/kmod", "*/glib-compile-schemas"];
+    &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "usr/bin/od", "*/glib-compile-schemas"];
 
 /// Whether the program's files have the machine's byte order; the path is a neutral one.
 pub(super) fn in_byte_order(path: &str) -> bool {
