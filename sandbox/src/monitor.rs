@@ -27,7 +27,7 @@ use crate::{
     enforced::Tier,
     error::{Doing, Error, Result, Step},
     fixups,
-    owners::{Elsewhere, Remembered},
+    owners::{self, Elsewhere, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
     supervisor::{self, OwnersElsewhere, Supervisor},
@@ -143,7 +143,7 @@ impl Monitor {
             }
             ToMonitor::Changes => {
                 let session = self.session.as_mut().ok_or_else(|| Error::bug("no session"))?;
-                session.end_child();
+                session.end_child()?;
                 let recorded = session.owners_elsewhere()?;
                 capture::send_changes(&session.start.folder.join("upper"), recorded, control)?;
                 Ok(FromMonitor::Done)
@@ -244,7 +244,7 @@ impl Running {
     }
 
     /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone.
-    fn end_child(&mut self) {
+    fn end_child(&mut self) -> Result<()> {
         if let Some(child) = self.child.take() {
             // It is not reaped yet, so the number is still its own.
             let _ = kill(child, Signal::SIGKILL);
@@ -261,7 +261,22 @@ impl Running {
             self.owners = owners.ok().flatten().map(|(answer, _)| answer.owners);
             let _ = kill(Pid::from_raw(supervisor.pid), Signal::SIGKILL);
             while let Ok(Some(_)) = process::wait_any(true) {}
+            if self.stays {
+                self.keep_owners()?;
+            }
         }
+        Ok(())
+    }
+
+    /// Writes what the supervisor remembered beside the upper layer, for the session that goes on from it.
+    fn keep_owners(&self) -> Result<()> {
+        if self.start.tier == Tier::Full {
+            return Ok(());
+        }
+        let owners = self.owners.as_ref().ok_or_else(|| Error::bug("the sandbox's supervisor died"))?;
+        let path = self.start.folder.join(owners::FILE);
+        let text = serde_json::to_vec(owners).map_err(Error::bug)?;
+        fs::write(&path, text).doing_to("writing", &path)
     }
 
     /// The owners that files do not carry with them; none where the kernel knows all owners.
@@ -274,13 +289,14 @@ impl Running {
     }
 
     fn keep(&mut self, target: &Path) -> Result<()> {
-        self.end_child();
+        self.end_child()?;
         if self.stays {
             return Err(Error::plan(format_args!(
                 "the session is kept already, in {}",
                 self.start.folder.display()
             )));
         }
+        self.keep_owners()?;
         let folder = &self.start.folder;
         remove_scratch(folder)?;
         if let Some(parent) = target.parent() {
@@ -297,8 +313,8 @@ impl Running {
     }
 
     fn end(mut self) -> Result<()> {
-        self.end_child();
-        if self.stays { remove_scratch(&self.start.folder) } else { remove(&self.start.folder) }
+        let ended = self.end_child();
+        if self.stays { remove_scratch(&self.start.folder) } else { remove(&self.start.folder) }.and(ended)
     }
 }
 

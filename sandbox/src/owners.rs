@@ -39,6 +39,9 @@ impl Owner {
     }
 }
 
+/// In a kept session's folder, what the supervisor remembered: a JSON list of [`Remembered`].
+pub(crate) const FILE: &str = "owners";
+
 /// The owner of a file that cannot carry a record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Remembered {

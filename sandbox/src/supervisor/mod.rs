@@ -49,7 +49,7 @@ pub(crate) use uname::NO_DOMAIN;
 use crate::{
     enforced::Tier,
     error::{Doing, Error, Result, Step},
-    owners::{Owner, Remembered},
+    owners::{self, Owner, Remembered},
     plan::Plan,
     protocol::{Channel, Start},
     seccomp::{self, Wanted},
@@ -148,6 +148,7 @@ fn run(start: &Start, mut socket: Channel, mut control: Channel) -> Result<()> {
     // Each remembered link is an open descriptor.
     let (_, most) = resource::getrlimit(resource::Resource::RLIMIT_NOFILE).doing("reading limits")?;
     resource::setrlimit(resource::Resource::RLIMIT_NOFILE, most, most).doing("setting limits")?;
+    let links = links_with_owners(start)?;
     let (proc, own_descriptors) = Surroundings::open_proc().doing("opening /proc")?;
     let Some((Watch { calls: true }, descriptors)) = socket.receive()? else { return Ok(()) };
     let mut descriptors = descriptors.into_iter();
@@ -167,7 +168,7 @@ fn run(start: &Start, mut socket: Channel, mut control: Channel) -> Result<()> {
         identities: identity::Identities::new(),
         records: records::Records::default(),
     };
-    serving.remember_links()?;
+    serving.remember(&links)?;
     serving.serve(&socket, &control)?;
     // The records are asked for when pid 1 is gone.
     let owners = OwnersElsewhere { owners: serving.records.remembered() };
@@ -175,6 +176,24 @@ fn run(start: &Start, mut socket: Channel, mut control: Channel) -> Result<()> {
     control.send(&owners, &[])?;
     let _ = control.receive::<()>();
     Ok(())
+}
+
+/// The owners of what cannot carry a record: the base's links, or all that a session remembered from
+/// which this one goes on.
+fn links_with_owners(start: &Start) -> Result<Vec<(Vec<u8>, Owner)>> {
+    if start.tier != Tier::Single {
+        return Ok(Vec::new());
+    }
+    let kept = start.folder.join(owners::FILE);
+    if kept.exists() {
+        // All of them: the base's too, as far as they are still there and still somebody's.
+        let text = std::fs::read(&kept).doing_to("reading", &kept)?;
+        let kept: Vec<Remembered> = serde_json::from_slice(&text).map_err(Error::bug)?;
+        return Ok(kept.into_iter().map(|file| (file.path, file.owner)).collect());
+    }
+    let fixups = start.plan.fixups.iter().flat_map(|fixups| &fixups.entries);
+    let owned = fixups.map(|fixup| (fixup.path.clone(), Owner { uid: fixup.uid, gid: fixup.gid }));
+    Ok(owned.filter(|(_, owner)| *owner != Owner::ROOT).collect())
 }
 
 /// What is left: what those inside can have, to do for them what they asked for, and what it takes to
@@ -210,25 +229,16 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// The owners of the base's links, which no link can carry itself.
-    fn remember_links(&mut self) -> Result<()> {
-        if self.start.tier != Tier::Single {
-            return Ok(());
-        }
-        let Some(fixups) = &self.start.plan.fixups else { return Ok(()) };
-        for fixup in &fixups.entries {
-            let owner = Owner { uid: fixup.uid, gid: fixup.gid };
-            if owner == Owner::ROOT {
-                continue;
-            }
-            let path = [b"/", fixup.path.as_slice()].concat();
-            let path = std::ffi::CString::new(path).map_err(Error::bug)?;
+    /// Finds files by path and remembers their owners. Another layer or a mount may hide one, or a session
+    /// before this one have replaced it by what carries its own record.
+    fn remember(&mut self, links: &[(Vec<u8>, Owner)]) -> Result<()> {
+        for (path, owner) in links {
+            let path = std::ffi::CString::new([b"/", path.as_slice()].concat()).map_err(Error::bug)?;
             let flags = caller::NAME | OFlag::O_NOFOLLOW;
-            // Another layer or a mount may hide it.
             let Ok(file) = nix::fcntl::open(path.as_c_str(), flags, Mode::empty()) else { continue };
             let stat = nix::sys::stat::fstat(&file).doing("looking at a file of the base")?;
-            if stat.st_mode & libc::S_IFMT == libc::S_IFLNK {
-                self.records.set_of_base(file, &stat, owner);
+            if !records::may_have_attributes(&stat) {
+                self.records.set_of_base(file, &stat, *owner);
             }
         }
         Ok(())

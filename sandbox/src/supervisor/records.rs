@@ -34,7 +34,7 @@ fn key(stat: &FileStat) -> (u64, u64) {
 }
 
 /// Whether a file can have attributes of its own: xattr(7).
-fn may_have_attributes(stat: &FileStat) -> bool {
+pub(super) fn may_have_attributes(stat: &FileStat) -> bool {
     matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
 }
 
