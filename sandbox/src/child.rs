@@ -4,10 +4,7 @@
 //! life line closes. It cannot be traced or read from inside: it is not dumpable, and nothing inside
 //! has CAP_SYS_PTRACE.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::{
     errno::Errno,
@@ -23,11 +20,11 @@ use nix::{
 
 use crate::{
     binfmt, capabilities,
-    enforced::Inside,
+    enforced::{Inside, Tier},
     error::{Doing, Error, Result, Step},
     execute,
     plan::Plan,
-    protocol::{Channel, FromChild, ToChild},
+    protocol::{Channel, FromChild, Start, ToChild},
     root::View,
     seccomp::{self, Wanted},
     session::{Outcome, Status},
@@ -40,13 +37,13 @@ use crate::{
 
 /// Sets the sandbox up and serves until the end.
 pub(crate) fn run(
-    plan: &Plan,
-    folder: &Path,
+    start: &Start,
     mut commands: Channel,
     end_of_life: OwnedFd,
     mut supervisor: Option<Channel>,
 ) -> ! {
-    let status = match set_up(plan, folder, supervisor.as_mut()) {
+    let plan = &start.plan;
+    let status = match set_up(start, supervisor.as_mut()) {
         Ok((inside, held)) => {
             let served = commands
                 .send(&FromChild::Ready(inside), &[])
@@ -63,7 +60,8 @@ pub(crate) fn run(
 }
 
 /// Everything between the fork and the first command; what has to stay open comes back.
-fn set_up(plan: &Plan, folder: &Path, supervisor: Option<&mut Channel>) -> Result<(Inside, Option<OwnedFd>)> {
+fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Option<OwnedFd>)> {
+    let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
     unshare(
@@ -82,7 +80,7 @@ fn set_up(plan: &Plan, folder: &Path, supervisor: Option<&mut Channel>) -> Resul
     }
     let volatile = view.volatile;
     view.mount_proc().map_err(|error| error.at(Step::Proc))?;
-    view.mount_dev().map_err(|error| error.at(Step::Devices))?;
+    view.mount_dev(*tier).map_err(|error| error.at(Step::Devices))?;
     view.mount_sys().map_err(|error| error.at(Step::Mounts))?;
     for mount in &plan.mounts {
         view.mount_planned(mount).map_err(|error| error.at(Step::Mounts))?;
@@ -113,7 +111,7 @@ fn set_up(plan: &Plan, folder: &Path, supervisor: Option<&mut Channel>) -> Resul
     }
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
-    let in_force = filter_system_calls(plan, supervisor, &mut degraded)?;
+    let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
         volatile,
         seccomp: in_force.is_some(),
@@ -132,12 +130,16 @@ fn set_up(plan: &Plan, folder: &Path, supervisor: Option<&mut Channel>) -> Resul
 /// is one.
 fn filter_system_calls(
     plan: &Plan,
+    tier: Tier,
     supervisor: Option<&mut Channel>,
     degraded: &mut Vec<String>,
 ) -> Result<Option<Wanted>> {
-    let mut wanted = supervisor::wanted(plan);
+    let mounts = std::fs::File::open("/proc/self/ns/mnt").doing("opening the mount namespace")?;
+    let mut wanted = supervisor::wanted(plan, tier);
     let mut installed = seccomp::install(wanted);
-    if let Err(errno @ (Errno::EBUSY | Errno::EINVAL)) = installed {
+    if let Err(errno @ (Errno::EBUSY | Errno::EINVAL)) = installed
+        && tier == Tier::Full
+    {
         // Somebody around us answers calls already, and the kernel allows one. (EINVAL: Linux < 5.0.)
         degraded.push(format!("the kernel's name inside is the host's: {}", errno.desc()));
         wanted.uname = false;
@@ -145,14 +147,17 @@ fn filter_system_calls(
     }
     match (installed, supervisor) {
         (Ok(listener), Some(supervisor)) => {
-            let descriptors: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+            let descriptors: Vec<_> =
+                [mounts.as_fd()].into_iter().chain(listener.iter().map(AsFd::as_fd)).collect();
             supervisor.send(&supervisor::Watch { calls: listener.is_some() }, &descriptors)?;
             Ok(Some(wanted))
         }
         (Ok(None), None) => Ok(Some(wanted)),
         (Ok(Some(_)), None) => Err(Error::bug("nobody is there to answer system calls")),
         // The kernel has no filters, or a runtime around us forbids them.
-        (Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)), _) => {
+        (Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)), _)
+            if tier == Tier::Full =>
+        {
             degraded.push(format!("no system call filter: {}", errno.desc()));
             Ok(None)
         }

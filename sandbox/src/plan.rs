@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::escape;
+use crate::{bytes::escape, enforced::Tier};
 
 /// Stands for the interpreter in [`Binfmt::line`]; replaced by a path that exists only while the
 /// line is written.
@@ -25,6 +25,9 @@ pub struct Plan {
     /// applied to the layer's own files, once and for good, before anything is mounted.
     #[serde(default)]
     pub fixups: Option<Fixups>,
+    /// How owners are handled; none: in the best way that this machine can.
+    #[serde(default)]
+    pub tier: Option<Tier>,
     /// The host name inside.
     pub hostname: String,
     /// What the kernel inside is said to be; none: what it is.
@@ -204,6 +207,7 @@ impl Plan {
             layers: layers.into_iter().map(Layer::Folder).collect(),
             work: Work::Below(work.into()),
             fixups: None,
+            tier: None,
             hostname: "sandbox".to_owned(),
             uname: None,
             environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
@@ -260,6 +264,7 @@ impl fmt::Display for Plan {
         for variable in &self.environment {
             writeln!(f, "env       {}", escape(variable))?;
         }
+        writeln!(f, "tier      {}", self.tier.map_or("the best there is", Tier::name))?;
         writeln!(f, "hostname  {}", self.hostname)?;
         if let Some(uname) = &self.uname {
             writeln!(f, "uname     Linux {} {} {}", uname.release, uname.version, uname.machine)?;

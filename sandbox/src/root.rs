@@ -21,9 +21,15 @@ use nix::{
 use crate::{
     Kind,
     bytes::escape,
+    enforced::Tier,
     error::{Doing, Error, Result, Step},
+    fixups::c_string,
+    owners::RECORD,
     plan::{Layer, Mount, Plan, Source, Uname},
-    sys::mounts::add_attributes,
+    sys::{
+        mounts::add_attributes,
+        xattr::{self, Place},
+    },
 };
 
 const NONE: Option<&str> = None;
@@ -173,7 +179,7 @@ impl View {
     /// pipes and folders there. The device nodes are the host's, bound read-only (which does not
     /// forbid writing to a device): a chmod of one fails instead of changing the host's, which it
     /// would where the caller is root.
-    pub(crate) fn mount_dev(&self) -> Result<()> {
+    pub(crate) fn mount_dev(&self, tier: Tier) -> Result<()> {
         let dev =
             self.mount_new(b"dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755,size=1m")?;
         let at = PathBuf::from(by_descriptor(&dev));
@@ -189,7 +195,9 @@ impl View {
             let folder = at.join(name);
             DirBuilder::new().mode(0o755).create(&folder).doing_to("making", &folder)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-            self.mount_new(format!("dev/{name}").as_bytes(), kind, flags, options)?;
+            // A group that is not mapped cannot be an owner.
+            let options = options.replace(if tier == Tier::Single { ",gid=5" } else { "" }, "");
+            self.mount_new(format!("dev/{name}").as_bytes(), kind, flags, &options)?;
         }
         Ok(())
     }
@@ -258,6 +266,11 @@ fn copy_folders(from: &Path, to: &Path) -> Result<()> {
                 .doing_to("changing the owner of", &target)?;
             std::fs::set_permissions(&target, metadata.permissions())
                 .doing_to("changing the mode of", &target)?;
+            let record = xattr::get(Place::Path(&c_string(&entry.path())?), RECORD);
+            if let Some(record) = record.doing_to("reading attributes of", &target)? {
+                // A tmpfs has them since Linux 6.6.
+                let _ = xattr::set(Place::Path(&c_string(&target)?), RECORD, &record);
+            }
             copy_folders(&entry.path(), &target)?;
         }
     }

@@ -10,13 +10,13 @@
 use std::os::fd::OwnedFd;
 
 use crate::{
-    supervisor::{Abi, Call, Utsname},
+    supervisor::{Abi, Call, SINGLE, UNAME},
     sys,
 };
 
 /// What happens at a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+pub(crate) enum Action {
     /// The supervisor answers it.
     Ask(Call),
     /// It returns 0 and does nothing.
@@ -27,7 +27,7 @@ enum Action {
 
 /// At which arguments a rule holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
+pub(crate) enum When {
     /// At any.
     Always,
     /// The low 32 bits of this argument have one of these bits. (The kernel looks at no others of
@@ -38,21 +38,21 @@ enum When {
 }
 
 /// A system call by its number in each ABI; none where it does not exist.
-struct Rule {
+pub(crate) struct Rule {
     /// x86-64 on x86-64, the generic table on arm64 and others.
-    native: libc::c_long,
+    pub(crate) native: libc::c_long,
     #[cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code))]
-    i386: Option<u32>,
+    pub(crate) i386: Option<u32>,
     #[cfg_attr(not(any(test, target_arch = "aarch64")), allow(dead_code))]
-    arm: Option<u32>,
-    when: When,
-    action: Action,
+    pub(crate) arm: Option<u32>,
+    pub(crate) when: When,
+    pub(crate) action: Action,
     /// For people.
     #[cfg_attr(not(test), allow(dead_code))]
-    reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
-const fn rule(
+pub(crate) const fn rule(
     native: libc::c_long,
     i386: u32,
     arm: u32,
@@ -163,14 +163,6 @@ const DENIED: &[Rule] = &[
     Rule { i386: None, ..rule(libc::SYS_kexec_file_load, 0, 401, Always, DENY, "starts another kernel") },
 ];
 
-/// What the supervisor says of the kernel, where the plan wants something said.
-const UNAME: &[Rule] = &[
-    rule(libc::SYS_uname, 122, 122, Always, Ask(Call::Uname(Utsname::New)), "the image's machine"),
-    // Of i386 alone: arm's kernels have these numbers for a personality long gone.
-    Rule { arm: None, ..rule(-1, 109, 0, Always, Ask(Call::Uname(Utsname::Old)), "the same") },
-    Rule { arm: None, ..rule(-1, 59, 0, Always, Ask(Call::Uname(Utsname::Oldest)), "the same") },
-];
-
 // The same in every ABI, and not in every release of every C library.
 const SYS_IO_URING_SETUP: libc::c_long = 425;
 const SYS_OPEN_TREE: libc::c_long = 428;
@@ -186,6 +178,8 @@ fn x32(rule: &Rule) -> Option<u32> {
     let number = match rule.native {
         libc::SYS_ioctl => 514,
         libc::SYS_kexec_load => 528,
+        libc::SYS_execve => 520,
+        libc::SYS_execveat => 545,
         native => u32::try_from(native).ok()?,
     };
     Some(X32_BIT | number)
@@ -285,12 +279,15 @@ pub(crate) struct Wanted {
     pub(crate) no_sync: bool,
     /// The supervisor answers uname(2).
     pub(crate) uname: bool,
+    /// It answers for users, groups and owners: tier single.
+    pub(crate) single: bool,
 }
 
 impl Wanted {
     /// The rules that hand calls to the supervisor.
     fn asked(self) -> impl Iterator<Item = &'static Rule> {
-        (if self.uname { UNAME } else { &[] }).iter()
+        let single = if self.single { SINGLE } else { &[] };
+        single.iter().chain(if self.uname { UNAME } else { &[] })
     }
 
     /// Which call a number is in an ABI, of those that the supervisor gets.
@@ -410,7 +407,7 @@ mod tests {
     fn every_abi_of_x86() {
         // Numbers as literals: from the kernel's arch/x86/entry/syscalls tables.
         let (x86_64, x32, i386) = (0xc000_003e, 0x4000_0000, 0x4000_0003);
-        let program = program(Wanted { no_sync: true, uname: true });
+        let program = program(Wanted { no_sync: true, uname: true, single: false });
         let clone_thread = 0x3d_0f00;
         for (architecture, number, arguments, expected, what) in [
             (x86_64, 74, [0; 6], ZERO, "fsync"),
@@ -469,7 +466,7 @@ mod tests {
 
     #[test]
     fn tables_have_a_reason_a_line_and_no_call_twice() {
-        let all: Vec<_> = DENIED.iter().chain(SYNCS).chain(UNAME).collect();
+        let all: Vec<_> = DENIED.iter().chain(SYNCS).chain(UNAME).chain(SINGLE).collect();
         assert!(all.iter().all(|rule| !rule.reason.is_empty()));
         let numbers: [fn(&&Rule) -> Option<u32>; 3] =
             [|rule| u32::try_from(rule.native).ok(), |rule| rule.i386, |rule| rule.arm];

@@ -82,6 +82,7 @@ pub fn configure(
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
     let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    plan.tier = inputs.requirements.tier();
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
@@ -207,6 +208,7 @@ pub fn run(
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
     let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    plan.tier = run.requirements.tier();
     plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {
         acceleration.add_to(&mut plan);

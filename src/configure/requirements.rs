@@ -9,6 +9,7 @@ use crate::{Error, Result, report::Reporter};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     required: Vec<Requirement>,
+    tier: Option<Tier>,
     acceleration: AccelerationWish,
 }
 
@@ -48,7 +49,7 @@ impl Requirements {
     /// From the options; what this version of treestrap cannot give is an error at once.
     pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
         for (option, value, given) in [
-            ("tier", &options.tier, &["auto", "full"][..]),
+            ("tier", &options.tier, &["auto", "full", "single"][..]),
             ("view", &options.view, &["auto", "checkout"]),
             ("accelerate", &options.accelerate, &["auto", "off", "require"]),
         ] {
@@ -73,7 +74,14 @@ impl Requirements {
             Some("require") => AccelerationWish::Require,
             _ => AccelerationWish::Auto,
         };
-        Ok(Requirements { required: required.collect::<Result<_>>()?, acceleration })
+        let tier =
+            [Tier::Full, Tier::Single].into_iter().find(|tier| options.tier.as_deref() == Some(tier.name()));
+        Ok(Requirements { required: required.collect::<Result<_>>()?, tier, acceleration })
+    }
+
+    /// The tier that was asked for; none: the best that this machine can.
+    pub(super) fn tier(&self) -> Option<Tier> {
+        self.tier
     }
 
     /// Whether programs of a foreign image are to run natively.

@@ -10,6 +10,7 @@ pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod socket;
+pub(crate) mod status;
 pub(crate) mod view;
 pub(crate) mod xattr;
 

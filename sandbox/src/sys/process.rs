@@ -35,6 +35,25 @@ pub(crate) fn set_domain_name(name: &str) -> nix::Result<()> {
     check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
 }
 
+/// The soft limit of file locks (RLIMIT_LOCKS) of another process; prlimit(2).
+pub(crate) fn get_lock_limit(process: nix::unistd::Pid) -> nix::Result<u64> {
+    lock_limit(process, None).map(|limit| limit.rlim_cur)
+}
+
+/// Sets it; the hard limit stays.
+pub(crate) fn set_lock_limit(process: nix::unistd::Pid, soft: u64) -> nix::Result<()> {
+    let hard = lock_limit(process, None)?.rlim_max;
+    lock_limit(process, Some(libc::rlimit64 { rlim_cur: soft, rlim_max: hard })).map(drop)
+}
+
+fn lock_limit(process: nix::unistd::Pid, new: Option<libc::rlimit64>) -> nix::Result<libc::rlimit64> {
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let new = new.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: both pointers are to live structures of the right type, or null.
+    check(unsafe { libc::prlimit64(process.as_raw(), libc::RLIMIT_LOCKS, new, &mut old) }.into())?;
+    Ok(old)
+}
+
 /// execve(2); returns only on failure.
 pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {

@@ -14,6 +14,7 @@ mod commands;
 mod escape;
 mod foreign;
 mod lifecycle;
+mod single;
 mod support;
 
 use std::process::ExitCode;
@@ -26,6 +27,14 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[commands::TESTS, calls::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS, foreign::TESTS],
+        &[
+            commands::TESTS,
+            calls::TESTS,
+            single::TESTS,
+            capture::TESTS,
+            escape::TESTS,
+            lifecycle::TESTS,
+            foreign::TESTS,
+        ],
     )
 }
