@@ -27,7 +27,7 @@ pub struct Version {
 
 impl Version {
     /// Whether it reads from `AT_FLAGS` that it is told `argv[0]` (linux-user/main.c, from 6.0 on).
-    pub(crate) fn knows_preserved_argv0(&self) -> bool {
+    pub fn knows_preserved_argv0(&self) -> bool {
         self.major >= 6
     }
 }

@@ -19,6 +19,7 @@
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
+//! | `supervisor`, `owners` | outside, answering system calls of those inside; records of owners |
 //! | `child`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | FUSE file systems of a tree that is no folder, and probes for them |
 //! | `capabilities`, `seccomp` | what commands may do: tables |
@@ -54,11 +55,13 @@ mod execute;
 mod fixups;
 mod helper;
 mod monitor;
+mod owners;
 mod plan;
 mod protocol;
 mod root;
 mod seccomp;
 mod session;
+mod supervisor;
 mod sweep;
 mod sys;
 mod terminal;
@@ -71,6 +74,6 @@ pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, use_helper};
-pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Work};
+pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Uname, Work};
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

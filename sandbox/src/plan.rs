@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::escape;
+use crate::{bytes::escape, enforced::Tier};
 
 /// Stands for the interpreter in [`Binfmt::line`]; replaced by a path that exists only while the
 /// line is written.
@@ -25,8 +25,14 @@ pub struct Plan {
     /// applied to the layer's own files, once and for good, before anything is mounted.
     #[serde(default)]
     pub fixups: Option<Fixups>,
+    /// How owners are handled; none: in the best way that this machine can.
+    #[serde(default)]
+    pub tier: Option<Tier>,
     /// The host name inside.
     pub hostname: String,
+    /// What the kernel inside is said to be; none: what it is.
+    #[serde(default)]
+    pub uname: Option<Uname>,
     /// Environment of every command, before the command's own: `NAME=value`.
     #[serde(with = "crate::bytes")]
     pub environment: Vec<Vec<u8>>,
@@ -41,6 +47,27 @@ pub struct Plan {
     /// Whether fsync and its kin return at once. The changes are durable only when the caller has
     /// made them so.
     pub no_sync: bool,
+}
+
+/// What uname(2) and /proc say of the kernel, to programs of every ABI. Beside the name of the system
+/// (`Linux`) and the host name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uname {
+    /// `uname -m`. For emulated programs an emulator says it itself; for the host's own ABIs
+    /// this does.
+    pub machine: String,
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+}
+
+impl Uname {
+    /// A machine with a kernel that says nothing of the host: the oldest release that has all that a
+    /// sandbox needs, so that no program takes it for newer than the real one.
+    pub fn of_machine(machine: impl Into<String>) -> Self {
+        Uname { machine: machine.into(), release: "5.11.0".to_owned(), version: "#1 SMP".to_owned() }
+    }
 }
 
 /// A layer of the view. More kinds are to come: a view need not be a folder.
@@ -117,6 +144,9 @@ pub enum Source {
     },
     /// A file or folder of the host that can only be read, and no set-id bit on it counts.
     ReadOnly(#[serde(with = "crate::bytes")] PathBuf),
+    /// A file or folder of the host that commands write to: what they do there is no change, and is
+    /// seen by the caller at once. Nothing in it can be executed, and devices in it are dead.
+    Writable(#[serde(with = "crate::bytes")] PathBuf),
 }
 
 /// An interpreter in the sandbox's own binfmt_misc (Linux ≥ 6.7), which the host's table never sees.
@@ -151,7 +181,9 @@ impl Mount {
     pub(crate) fn source_is_folder(&self) -> bool {
         match &self.source {
             Source::Memory { .. } => true,
-            Source::ReadOnly(path) => path.metadata().map_or(true, |metadata| metadata.is_dir()),
+            Source::ReadOnly(path) | Source::Writable(path) => {
+                path.metadata().map_or(true, |metadata| metadata.is_dir())
+            }
         }
     }
 }
@@ -175,7 +207,9 @@ impl Plan {
             layers: layers.into_iter().map(Layer::Folder).collect(),
             work: Work::Below(work.into()),
             fixups: None,
+            tier: None,
             hostname: "sandbox".to_owned(),
+            uname: None,
             environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
                 .map(|variable| variable.as_bytes().to_vec())
                 .into(),
@@ -219,6 +253,9 @@ impl fmt::Display for Plan {
                 Source::ReadOnly(source) => {
                     writeln!(f, "mount     /{target}: {}, read-only", source.display())?
                 }
+                Source::Writable(source) => {
+                    writeln!(f, "mount     /{target}: {}, writable", source.display())?
+                }
             }
         }
         for binfmt in &self.binfmt {
@@ -227,7 +264,11 @@ impl fmt::Display for Plan {
         for variable in &self.environment {
             writeln!(f, "env       {}", escape(variable))?;
         }
+        writeln!(f, "tier      {}", self.tier.map_or("the best there is", Tier::name))?;
         writeln!(f, "hostname  {}", self.hostname)?;
+        if let Some(uname) = &self.uname {
+            writeln!(f, "uname     Linux {} {} {}", uname.release, uname.version, uname.machine)?;
+        }
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;
         if let Some(memory) = self.limits.memory {

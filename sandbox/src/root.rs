@@ -21,9 +21,15 @@ use nix::{
 use crate::{
     Kind,
     bytes::escape,
+    enforced::Tier,
     error::{Doing, Error, Result, Step},
-    plan::{Layer, Mount, Plan, Source},
-    sys::mounts::add_attributes,
+    fixups::c_string,
+    owners::RECORD,
+    plan::{Layer, Mount, Plan, Source, Uname},
+    sys::{
+        mounts::add_attributes,
+        xattr::{self, Place},
+    },
 };
 
 const NONE: Option<&str> = None;
@@ -143,11 +149,37 @@ impl View {
         Ok(())
     }
 
+    /// Has /proc say of the kernel what uname(2) does. The files are in a memory file system that is
+    /// mounted over a folder of ours that the overlay has open already, and goes with the old root.
+    pub(crate) fn show_kernel(&self, uname: &Uname, folder: &Path) -> Result<()> {
+        let memory = folder.join("skeleton");
+        mount(Some("kernel"), &memory, Some("tmpfs"), INERT, Some("size=64k,mode=0755"))
+            .doing_to("mounting at", &memory)?;
+        let Uname { machine, release, version } = uname;
+        for (name, content) in [
+            ("sys/kernel/arch", machine.clone()),
+            ("sys/kernel/osrelease", release.clone()),
+            ("sys/kernel/version", version.clone()),
+            ("version", format!("Linux version {release} {version}")),
+        ] {
+            let target = format!("proc/{name}");
+            if self.open(target.as_bytes()).is_err() {
+                continue; // `arch` came with Linux 6.1
+            }
+            let file = memory.join(name.replace('/', "-"));
+            std::fs::write(&file, format!("{content}\n")).doing_to("writing", &file)?;
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+                .doing_to("changing the mode of", &file)?;
+            self.bind_read_only(target.as_bytes(), &file.to_string_lossy())?;
+        }
+        Ok(())
+    }
+
     /// A /dev of its own. The folder is the sandbox's: scripts may chmod it and make files, links,
     /// pipes and folders there. The device nodes are the host's, bound read-only (which does not
     /// forbid writing to a device): a chmod of one fails instead of changing the host's, which it
     /// would where the caller is root.
-    pub(crate) fn mount_dev(&self) -> Result<()> {
+    pub(crate) fn mount_dev(&self, tier: Tier) -> Result<()> {
         let dev =
             self.mount_new(b"dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755,size=1m")?;
         let at = PathBuf::from(by_descriptor(&dev));
@@ -163,7 +195,9 @@ impl View {
             let folder = at.join(name);
             DirBuilder::new().mode(0o755).create(&folder).doing_to("making", &folder)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-            self.mount_new(format!("dev/{name}").as_bytes(), kind, flags, options)?;
+            // A group that is not mapped cannot be an owner.
+            let options = options.replace(if tier == Tier::Single { ",gid=5" } else { "" }, "");
+            self.mount_new(format!("dev/{name}").as_bytes(), kind, flags, &options)?;
         }
         Ok(())
     }
@@ -187,22 +221,25 @@ impl View {
                 Ok(())
             }
             Source::ReadOnly(source) => {
-                let source = open_path(source).map_err(|error| error.of_kind(Kind::Plan))?;
-                let target = self.open(&planned.target)?;
-                let doing = format!("mounting at /{}", escape(&planned.target));
-                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-                mount(
-                    Some(by_descriptor(&source).as_str()),
-                    by_descriptor(&target).as_str(),
-                    NONE,
-                    flags,
-                    NONE,
-                )
-                .doing(&doing)?;
                 let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-                add_attributes(self.open(&planned.target)?.as_fd(), attributes, true).doing(&doing)
+                self.bind(&planned.target, source, attributes)
+            }
+            Source::Writable(source) => {
+                let attributes = libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+                self.bind(&planned.target, source, attributes)
             }
         }
+    }
+
+    /// Binds a file or folder of the host to `path`, with these attributes.
+    fn bind(&self, path: &[u8], source: &Path, attributes: u64) -> Result<()> {
+        let source = open_path(source).map_err(|error| error.of_kind(Kind::Plan))?;
+        let target = self.open(path)?;
+        let doing = format!("mounting at /{}", escape(path));
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(by_descriptor(&source).as_str()), by_descriptor(&target).as_str(), NONE, flags, NONE)
+            .doing(&doing)?;
+        add_attributes(self.open(path)?.as_fd(), attributes, true).doing(&doing)
     }
 
     /// Makes the view the root, and drops every other mount: no path of the host is left.
@@ -229,6 +266,11 @@ fn copy_folders(from: &Path, to: &Path) -> Result<()> {
                 .doing_to("changing the owner of", &target)?;
             std::fs::set_permissions(&target, metadata.permissions())
                 .doing_to("changing the mode of", &target)?;
+            let record = xattr::get(Place::Path(&c_string(&entry.path())?), RECORD);
+            if let Some(record) = record.doing_to("reading attributes of", &target)? {
+                // A tmpfs has them since Linux 6.6.
+                let _ = xattr::set(Place::Path(&c_string(&target)?), RECORD, &record);
+            }
             copy_folders(&entry.path(), &target)?;
         }
     }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::{Change, Entry},
-    enforced::{Enforced, Tier, View},
+    enforced::{Enforced, View},
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
     plan::{Fixups, Layer, Plan, Source, Work},
@@ -152,25 +152,28 @@ impl Session {
     }
 
     fn start_in(plan: Plan, folder: &WorkFolder) -> Result<Session> {
-        let mut helper = Helper::start()?;
+        let mut helper = Helper::start(plan.tier)?;
         let (mut commands, theirs) = Channel::pair()?;
         let theirs = theirs.into_socket();
-        let start = Start { plan, folder: folder.path.clone() };
+        let start = Start { plan, tier: helper.tier, folder: folder.path.clone() };
         let question = ToMonitor::Start(Box::new(start));
         match helper.ask(&question, &[theirs.as_fd(), folder.lock.as_fd()])?.0 {
             FromMonitor::Started => drop(theirs),
             other => return Err(unexpected(&other)),
         }
         let ToMonitor::Start(start) = question else { return Err(Error::bug("a message changed its kind")) };
-        let inside = match commands.receive()? {
+        let mut inside = match commands.receive()? {
             Some((FromChild::Ready(inside), _)) => inside,
             Some((FromChild::Failed(error), _)) => return Err(error),
             Some((other, _)) => return Err(unexpected(&other)),
             None => return Err(Error::bug("pid 1 of the sandbox died while it was set up")),
         };
+        if let Some(why) = &helper.degraded {
+            inside.degraded.push(format!("tier single, and not full: {why}"));
+        }
         let enforced =
-            Enforced { tier: Tier::Full, view: View::Checkout, mapping: helper.mapping.clone(), inside };
-        let Start { plan, folder } = *start;
+            Enforced { tier: helper.tier, view: View::Checkout, mapping: helper.mapping.clone(), inside };
+        let Start { plan, folder, .. } = *start;
         Ok(Session { helper, commands, enforced, plan, folder, over: None })
     }
 
@@ -357,7 +360,7 @@ fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
     let mut plan = plan.clone();
     let layers = plan.layers.iter_mut().map(|Layer::Folder(path)| path);
     let sources = plan.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
-        Source::ReadOnly(path) => Some(path),
+        Source::ReadOnly(path) | Source::Writable(path) => Some(path),
         Source::Memory { .. } => None,
     });
     let (Work::Below(work) | Work::Kept(work)) = &mut plan.work;

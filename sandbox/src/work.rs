@@ -8,7 +8,7 @@
 //!   skeleton/           the lowest layer: mount points that no other layer has
 //!   root/               where the view is mounted, in the sandbox's mount namespace only
 //! ```
-//! A kept folder has `lock` and `upper` alone.
+//! A kept folder has `lock` and `upper` alone; of tier single also `owners`: see [`crate::owners`].
 //!
 //! Whoever removes a folder holds its lock until the end and removes `lock` last ([`remove`]). So a
 //! folder without one is empty: either it was never locked, or it goes away just now. Anybody may

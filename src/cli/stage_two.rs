@@ -8,16 +8,21 @@ use crate::pipeline::StageTwo;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Options of stage 2")]
 pub(super) struct StageTwoArguments {
-    /// How the sandbox gets its users: `full` maps a range of subordinate ids, or runs as root
+    /// How the sandbox gets its users: `full` maps a range of subordinate ids, or runs as root; `single`
+    /// maps one id and records owners
+    ///
+    /// The result is the same. `single` is for containers, accounts without a range in /etc/subuid and
+    /// no_new_privs; `auto` takes it where `full` is not to be had, and says so.
     #[arg(long, value_name = "TIER", default_value = "auto")]
     tier: Tier,
     /// How the sandbox sees the tree: `checkout` links its files into a folder below overlayfs
     #[arg(long, value_name = "VIEW", default_value = "auto")]
     view: View,
-    /// Does nothing yet: this version runs foreign programs in qemu-user only
+    /// Whether programs of a foreign image run natively: `require` fails where they cannot
     ///
-    /// It is here for native twins of foreign programs, which no version has yet: `auto` and `off`
-    /// are the same for now.
+    /// In the place of a foreign program its twin is started: the same program of the same version,
+    /// from the archive's package for this machine. What has no twin runs in qemu-user. The result is
+    /// the same; `off` runs everything in qemu-user.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     accelerate: Accelerate,
     /// Fail where WHAT cannot be enforced, instead of saying so and going on; may be repeated
@@ -34,7 +39,6 @@ pub(super) struct StageTwoArguments {
 enum Tier {
     Auto,
     Full,
-    #[value(hide = true)]
     Single,
 }
 
@@ -54,7 +58,6 @@ enum View {
 enum Accelerate {
     Auto,
     Off,
-    #[value(hide = true)]
     Require,
 }
 

@@ -20,6 +20,11 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("SYSTEMD_OFFLINE", "1"),
     // python(1): the order of sets, and with it byte code, is the same every time.
     ("PYTHONHASHSEED", "0"),
+    // perlrun(1): so is the order of hashes, in which scripts write lists (updmap's ls-R).
+    ("PERL_HASH_SEED", "0"),
+    ("PERL_PERTURB_KEYS", "0"),
+    // TeX: the date inside formats is SOURCE_DATE_EPOCH's, too (texlive's texmf.cnf).
+    ("FORCE_SOURCE_DATE", "1"),
 ];
 
 /// A composed or configured tree on disk, for a sandbox to look at: hard links to the repository's
@@ -87,6 +92,10 @@ pub struct Emulator {
     pub line: String,
     /// The static program.
     pub program: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// Whether it can be told `argv[0]` by the kernel, as the dispatcher of twins needs.
+    pub preserves_argv0: bool,
 }
 
 /// Where changes go.
@@ -95,6 +104,12 @@ pub enum Changes {
     New,
     /// To the one that a failed run left here.
     Kept(PathBuf),
+}
+
+/// What the kernel says of itself to an image's programs, native and emulated: the image's machine,
+/// and nothing of the host.
+pub(super) fn uname(architecture: &str) -> Option<sandbox::Uname> {
+    qemu::find(architecture).map(|architecture| sandbox::Uname::of_machine(architecture.machine))
 }
 
 /// The sandbox plan for a tree.

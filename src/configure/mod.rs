@@ -5,6 +5,7 @@
 //! it, `order` which script runs when, `run` runs them, `interpose` and `normalise` are tables of
 //! what scripts see and the commit does not.
 
+mod acceleration;
 pub mod environment;
 mod interpose;
 mod journal;
@@ -24,20 +25,21 @@ use std::{
 
 use sandbox::Session;
 
+pub use acceleration::Acceleration;
 pub use environment::{Base, Changes, Emulator};
-pub use requirements::Requirements;
+pub use requirements::{AccelerationWish, Requirements};
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Composed, Configured, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::Kind,
-    report::Reporter,
+    report::{Event, Reporter},
 };
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 4;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -55,6 +57,8 @@ pub struct Inputs<'a> {
     pub base: &'a Base,
     /// What runs the image's programs, where this machine's processor does not.
     pub emulator: Option<&'a Emulator>,
+    /// Twins of the image's programs; none where all run in the emulator, or natively.
+    pub acceleration: Option<&'a Acceleration>,
     /// The text of a debconf preseed file.
     pub preseed: Option<&'a [u8]>,
     /// What must not degrade.
@@ -78,38 +82,115 @@ pub fn configure(
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
     let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
-    // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
-    // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
-    let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
-    plan.environment.push(format!("SOURCE_DATE_EPOCH={newest}").into_bytes());
+    plan.tier = inputs.requirements.tier();
+    plan.uname = environment::uname(&inputs.composed.architecture);
+    if let Some(acceleration) = inputs.acceleration {
+        acceleration.add_to(&mut plan);
+    }
+    // Programs that write dates (the days in /etc/shadow, say) write the same every day.
+    // https://reproducible-builds.org/specs/source-date-epoch/
+    plan.environment.push(format!("SOURCE_DATE_EPOCH={}", newest(inputs)).into_bytes());
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }
     let started = Instant::now();
-    let mut session = Session::start(&plan).context("starting the sandbox")?;
+    let session = Session::start(&plan).context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
-    let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
-    if let Err(error) = scripts.run() {
-        if error.kind() == Kind::Input {
-            return Err(keep(&mut session, inputs, error));
-        }
-        return Err(error);
-    }
-    let packages = scripts.finish()?;
-    let changes = adopt_changes(&mut session, adopt, image, reporter, stop)?;
-    let enforced = serde_json::to_value(session.enforced())
+    let (mut session, packages) = run_scripts(session, plan, inputs, reporter, stop)?;
+    let accelerated =
+        inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
+    let changes = adopt_changes(&mut session, adopt, inputs, reporter, stop)?;
+    let mut enforced = serde_json::to_value(session.enforced())
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
+    if let Some(emulator) = inputs.emulator {
+        enforced["qemu-user"] = emulator.version.as_str().into();
+        enforced["accelerated"] = accelerated.is_some().into();
+    }
     session.close().context("closing the sandbox")?;
-    Ok(Configured { image: image.to_owned(), changes, enforced, packages })
+    Ok(Configured { image: image.to_owned(), changes, enforced, accelerated, packages })
+}
+
+/// Runs all scripts, once more from the step at which the emulator crashed or hung; gives the session
+/// that it ended in, and the seconds of each package.
+fn run_scripts(
+    mut session: Session,
+    mut plan: sandbox::Plan,
+    inputs: &Inputs<'_>,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<(Session, Vec<(String, f64)>)> {
+    let image = inputs.composed.image.as_str();
+    let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
+    let Err(mut error) = scripts.run() else {
+        let packages = scripts.finish()?;
+        return Ok((session, packages));
+    };
+    if !stop.load(Ordering::Relaxed)
+        && let Some(trouble) = scripts.emulator_trouble()
+    {
+        reporter.warn(image, format!("{trouble}; the same step is tried once more, in a new sandbox"));
+        let progress = scripts.into_progress();
+        keep(&mut session, inputs)?;
+        session.close().context("closing the sandbox")?;
+        plan.work = sandbox::Work::Kept(inputs.kept.clone());
+        session = Session::start(&plan).context("starting the sandbox again")?;
+        let mut scripts = run::Scripts::resume(inputs, &mut session, reporter, stop, progress);
+        match scripts.run() {
+            Ok(()) => {
+                let packages = scripts.finish()?;
+                return Ok((session, packages));
+            }
+            Err(again) => error = again,
+        }
+        if let Some(trouble) = scripts.emulator_trouble() {
+            let message = format!("the emulator failed twice: {trouble}\n{error}");
+            return Err(Error::machine(message).hint(format!(
+                "treestrap lock --update    gets the archive's newest qemu-user, which may do better; \
+                 treestrap run --failed {image}    opens the sandbox as the failure left it"
+            )));
+        }
+    }
+    Err(if error.kind() == Kind::Input { keep_failed(&mut session, inputs, error) } else { error })
+}
+
+/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
+/// seconds since 1970.
+fn newest(inputs: &Inputs<'_>) -> u64 {
+    inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
+}
+
+/// Says how the programs of a foreign image ran; an error if all were required to run that had a twin.
+fn report(acceleration: &Acceleration, inputs: &Inputs<'_>, reporter: &dyn Reporter) -> Result<Accelerated> {
+    let image = inputs.composed.image.as_str();
+    let (accelerated, problem) = acceleration.report()?;
+    if let Some(problem) = problem {
+        reporter.warn(image, problem);
+    }
+    for crash in acceleration.crashes(0, "") {
+        reporter.warn(image, format!("{}; its package went on", crash.explain(acceleration.plan())));
+    }
+    for program in accelerated.programs.iter().filter(|program| program.fallback) {
+        let message = format!("{} ran in qemu {} times: {}", program.path, program.starts, program.reason);
+        if inputs.requirements.acceleration() == AccelerationWish::Require {
+            return Err(Error::machine(format!("--accelerate require: {message}")).hint("--accelerate auto"));
+        }
+        reporter.warn(image, message);
+    }
+    reporter.event(Event::Accelerated { image: image.to_owned(), accelerated: accelerated.clone() });
+    Ok(accelerated)
 }
 
 /// A command to run in a tree whose changes are thrown away.
 pub struct Run<'a> {
     /// The program and its arguments.
     pub command: Vec<Vec<u8>>,
+    /// The tree's architecture.
+    pub architecture: &'a str,
     /// Where its changes go.
     pub changes: Changes,
+    /// Twins of the image's programs.
+    pub acceleration: Option<&'a Acceleration>,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// Whether the plan is reported.
@@ -126,7 +207,12 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    plan.tier = run.requirements.tier();
+    plan.uname = environment::uname(run.architecture);
+    if let Some(acceleration) = run.acceleration {
+        acceleration.add_to(&mut plan);
+    }
     if run.debug {
         reporter.detail(image, plan.describe());
     }
@@ -142,22 +228,29 @@ pub fn run(
 }
 
 /// Keeps what a failed run left, and says how to look at it.
-fn keep(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
+fn keep_failed(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
     let image = &inputs.composed.image;
-    match forget_kept(&inputs.kept).and_then(|()| {
-        if let Some(parent) = inputs.kept.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-        }
-        session.keep(&inputs.kept)?;
-        let path = kept_commit(&inputs.kept);
-        std::fs::write(&path, inputs.composed.commit.to_string())
-            .with_context(|| format!("writing {}", path.display()))
-    }) {
+    match keep(session, inputs) {
         Ok(()) => {
             error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
         }
         Err(kept) => error.hint(format!("its sandbox could not be kept: {kept}")),
     }
+}
+
+/// Keeps what was changed so far, unless it's kept already because it was when the session began.
+fn keep(session: &mut Session, inputs: &Inputs<'_>) -> Result<()> {
+    if session.folder() == inputs.kept {
+        return Ok(());
+    }
+    forget_kept(&inputs.kept)?;
+    if let Some(parent) = inputs.kept.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    }
+    session.keep(&inputs.kept)?;
+    let path = kept_commit(&inputs.kept);
+    std::fs::write(&path, inputs.composed.commit.to_string())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// The file beside a kept layer that names the unpacked tree it belongs to, which may have been
@@ -182,14 +275,18 @@ pub fn forget_kept(kept: &Path) -> Result<()> {
 fn adopt_changes(
     session: &mut Session,
     adopt: &mut dyn Adopt,
-    image: &str,
+    inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<Vec<TreeChange>> {
+    let image = inputs.composed.image.as_str();
     let mut changes = Vec::new();
     session.changes::<Error>(&mut |change, content| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
+        }
+        if inputs.acceleration.is_some_and(|acceleration| acceleration.hides(&change.path)) {
+            return Ok(());
         }
         let path = String::from_utf8_lossy(&change.path).into_owned();
         if let Some(ours) = interpose::content(&change.path) {
@@ -206,13 +303,10 @@ fn adopt_changes(
             sandbox::Entry::Folder { metadata, opaque } => {
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
-            sandbox::Entry::File { metadata, mut size, hard_link } => {
-                let mut content =
-                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                if normalise::rule(&change.path).is_some_and(|(rule, _)| rule == normalise::Rule::Empty) {
-                    size = 0;
-                    content = File::open("/dev/null").context("opening /dev/null")?;
-                }
+            sandbox::Entry::File { metadata, size, hard_link } => {
+                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
+                    .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;

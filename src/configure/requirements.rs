@@ -9,6 +9,20 @@ use crate::{Error, Result, report::Reporter};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     required: Vec<Requirement>,
+    tier: Option<Tier>,
+    acceleration: AccelerationWish,
+}
+
+/// `--accelerate`: whether a foreign image's programs run natively where they can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccelerationWish {
+    /// Where it is possible; what is not is reported.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// It is an error where it is not possible, or where a program that should could not.
+    Require,
 }
 
 /// Something that `--require` can name.
@@ -35,9 +49,9 @@ impl Requirements {
     /// From the options; what this version of treestrap cannot give is an error at once.
     pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
         for (option, value, given) in [
-            ("tier", &options.tier, &["auto", "full"][..]),
+            ("tier", &options.tier, &["auto", "full", "single"][..]),
             ("view", &options.view, &["auto", "checkout"]),
-            ("accelerate", &options.accelerate, &["auto", "off"]),
+            ("accelerate", &options.accelerate, &["auto", "off", "require"]),
         ] {
             if let Some(value) = value
                 && !given.contains(&value.as_str())
@@ -55,7 +69,24 @@ impl Requirements {
                 },
             )
         });
-        Ok(Requirements { required: required.collect::<Result<_>>()? })
+        let acceleration = match options.accelerate.as_deref() {
+            Some("off") => AccelerationWish::Off,
+            Some("require") => AccelerationWish::Require,
+            _ => AccelerationWish::Auto,
+        };
+        let tier =
+            [Tier::Full, Tier::Single].into_iter().find(|tier| options.tier.as_deref() == Some(tier.name()));
+        Ok(Requirements { required: required.collect::<Result<_>>()?, tier, acceleration })
+    }
+
+    /// The tier that was asked for; none: the best that this machine can.
+    pub(super) fn tier(&self) -> Option<Tier> {
+        self.tier
+    }
+
+    /// Whether programs of a foreign image are to run natively.
+    pub fn acceleration(&self) -> AccelerationWish {
+        self.acceleration
     }
 
     /// Reports what is less than was asked; an error if it was required.

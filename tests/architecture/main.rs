@@ -22,6 +22,7 @@ const STAGES: &[(&str, &[&str])] = &[
     ("fetch", &["pipeline"]),
     ("ingest", &["pipeline"]),
     ("compose", &["pipeline"]),
+    ("twins", &["pipeline"]),
     ("configure", &["pipeline"]),
     ("commit", &["pipeline"]),
     ("export", &["pipeline"]),
@@ -51,7 +52,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (
         &["qemu"],
         // The sandbox's tests run foreign programs; the crate itself knows no emulator.
-        &["src/configure/", "src/pipeline/", "src/doctor/", "qemu/", "sandbox/tests/"],
+        &["src/configure/", "src/pipeline/", "src/doctor/", "src/twins/", "qemu/", "sandbox/tests/"],
         "configure brings emulation and sandbox together",
     ),
     (
@@ -66,6 +67,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("sandbox/src/sys/", "system calls that nix has no safe form of"),
     ("qemu/dispatcher/src/start.rs", "runs before any library, on the stack that the kernel made"),
     ("qemu/dispatcher/src/system.rs", "has no C library to make system calls for it"),
+    ("qemu/dispatcher/src/watch.rs", "leaves a process of no library behind"),
     ("qemu/dispatcher/src/image.rs", "reads what was appended to the program in memory"),
 ];
 
@@ -76,6 +78,7 @@ const DEBIAN_USES: &[&str] = &["debian", "digest"];
 /// documents, from which nothing is downloaded.
 const HOSTS: &[&str] = &[
     "bugs.debian.org",
+    "bugs.launchpad.net",
     "docs.kernel.org",
     "docs.rs",
     "git.kernel.org",

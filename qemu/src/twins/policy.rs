@@ -122,6 +122,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libc-bin", "getent, locale, localedef (locale-gen), iconv"),
     ("init-system-helpers", "deb-systemd-helper, update-rc.d, invoke-rc.d (scripts mostly)"),
     ("sysvinit-utils", "pidof, fstab-decode"),
+    ("insserv", "update-rc.d, once a script of /etc/init.d"),
     ("systemd", "systemctl, systemd-tmpfiles, systemd-machine-id-setup, journalctl --update-catalog"),
     ("systemd-standalone-*", "systemd-sysusers and systemd-tmpfiles without systemd"),
     ("systemd-sysusers", "systemd-sysusers where it's split"),
@@ -133,7 +134,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh-keygen for openssh-server's host keys"),
     ("dbus-bin", "dbus-uuidgen, dbus-send"),
     ("dbus", "dbus-uuidgen before it was split"),
-    ("man-db", "man and manpath; mandb itself stays emulated"),
+    ("man-db", "mandb, whose index.db no commit has; man and manpath"),
     ("shared-mime-info", "update-mime-database"),
     ("desktop-file-utils", "update-desktop-database"),
     ("libglib2.0-bin", "glib-compile-schemas, gio"),
@@ -144,6 +145,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libxml2-utils", "xmlcatalog"),
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
+    // Not dracut-install, which mkinitramfs copies modules with since trixie: a hook of udev's takes
+    // every /usr/lib/*/libkmod.so.*, and so would put its twin's library into the initramfs.
     ("busybox*", "mkinitramfs asks it for its applets"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),
@@ -186,7 +189,6 @@ const EMULATED: &[(&str, &str)] = &[
     ("usr/sbin/iconvconfig", "it writes the cache of the gconv folder of its own architecture"),
     // What writes caches in a layout that depends on the machine.
     ("usr/bin/fc-cache", "its caches have the layout, and the name, of its own architecture"),
-    ("usr/bin/mandb", "gdbm writes padding of its memory into index.db: not the same natively"),
 ];
 
 /// Files that packages have on some architectures only, which changes nothing for their programs.
@@ -227,14 +229,8 @@ pub(super) fn may_load(program: &str, object: &str) -> bool {
 
 /// Programs that read or write files in the byte order of their machine. Where the image's is
 /// another one, they stay emulated.
-const BYTE_ORDER: &[&str] = &[
-    "usr/bin/localedef",
-    "usr/bin/mandb",
-    "usr/bin/makedb",
-    "usr/bin/kmod",
-    "usr/bin/od",
-    "*/glib-compile-schemas",
-];
+const BYTE_ORDER: &[&str] =
+    &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "usr/bin/od", "*/glib-compile-schemas"];
 
 /// Whether the program's files have the machine's byte order; the path is a neutral one.
 pub(super) fn in_byte_order(path: &str) -> bool {

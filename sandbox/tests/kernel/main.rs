@@ -8,11 +8,13 @@
 //! What is needed: merged /usr on the host (its programs are the sandbox's), uidmap; for the tests of
 //! foreign binaries apt with sources of the real archive.
 
+mod calls;
 mod capture;
 mod commands;
 mod escape;
 mod foreign;
 mod lifecycle;
+mod single;
 mod support;
 
 use std::process::ExitCode;
@@ -25,6 +27,14 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[commands::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS, foreign::TESTS],
+        &[
+            commands::TESTS,
+            calls::TESTS,
+            single::TESTS,
+            capture::TESTS,
+            escape::TESTS,
+            lifecycle::TESTS,
+            foreign::TESTS,
+        ],
     )
 }

@@ -64,6 +64,9 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
             missing.push((what, format!("{error}{hint}")));
         }
     }
+    if !Path::new("/usr/bin/python3").exists() {
+        missing.push(("python", "there is no python3 on this machine".to_owned()));
+    }
     if let Some(why) = crate::foreign::no_binfmt() {
         missing.push(("binfmt", why));
     }
