@@ -132,11 +132,18 @@ impl Watch {
 
     /// Until the other end of `over` is dropped. `patience`: how long it may be silent, if there is a
     /// limit.
-    fn keep(&self, stop: &AtomicBool, patience: Option<Duration>, over: &Receiver<()>) {
+    /// `is_emulating`: whether there may be a program in the emulator at all.
+    fn keep(
+        &self,
+        stop: &AtomicBool,
+        patience: Option<Duration>,
+        is_emulating: impl Fn() -> bool,
+        over: &Receiver<()>,
+    ) {
         while over.recv_timeout(ATTENTION) == Err(RecvTimeoutError::Timeout) {
             let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
             let silent = self.begun.elapsed().saturating_sub(heard);
-            if patience.is_some_and(|patience| silent > patience) {
+            if patience.is_some_and(|patience| silent > patience) && is_emulating() {
                 self.hung.store(true, Ordering::Relaxed);
                 self.give_up.store(true, Ordering::Relaxed);
             }
@@ -352,7 +359,10 @@ impl<'a> Scripts<'a> {
             let patience = self.inputs.emulator.map(|_| PATIENCE);
             let stop = self.stop;
             let watch = &watch;
-            scope.spawn(move || watch.keep(stop, patience, &is_watched));
+            let (acceleration, since) = (self.inputs.acceleration, self.log_length);
+            let is_emulating =
+                move || acceleration.is_none_or(|acceleration| acceleration.longest_running(since).is_some());
+            scope.spawn(move || watch.keep(stop, patience, is_emulating, &is_watched));
             let status = self.session.run_unless(&command, &watch.give_up);
             // The last writers on this side: the listeners now see the end of the pipes.
             drop(command);

@@ -30,7 +30,7 @@ use qemu::{
 /// What an embedded image has, and packages whose scripts start much.
 const PACKAGES: &str = "apt systemd-sysv udev dbus openssh-server nginx python3 network-manager \
     ca-certificates sudo rsyslog iproute2 kmod less locales man-db perl apache2 postgresql fontconfig \
-    initramfs-tools";
+    initramfs-tools dpkg-dev";
 
 /// Suites and architectures of Debian.
 const SETS: &str = "bookworm/armhf,bookworm/arm64,bookworm/armel,bookworm/ppc64el,bookworm/s390x,\
