@@ -19,7 +19,7 @@
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
-//! | `supervisor`, `owners` | outside, answering system calls of those inside; records of owners |
+//! | `supervisor`, `owners`, `acl` | outside, answering system calls of those inside; records of owners |
 //! | `child`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | FUSE file systems of a tree that is no folder, and probes for them |
 //! | `capabilities`, `seccomp` | what commands may do: tables |
@@ -43,6 +43,7 @@
 //! }
 //! ```
 
+mod acl;
 mod binfmt;
 mod bytes;
 mod capabilities;

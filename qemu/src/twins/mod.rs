@@ -41,6 +41,9 @@ pub use wanted::wanted;
 /// Where the twin tree is inside the sandbox. It must be short: it has to fit where the host's
 /// loader is named. Private libraries are linked to by this path.
 pub const TREE: &str = "/.treestrap/twins";
+/// Which rules [`plan()`] and [`rewrite`] follow: for whoever keeps what they have made of the same
+/// packages and policy. Raised with every change of a table or a rule.
+pub const RULES: u32 = 1;
 /// Where starts are noted inside the sandbox.
 pub const LOG: &str = "/.treestrap/starts";
 

@@ -20,6 +20,7 @@
 //! sees its socket close, ends with everything inside. It ends itself with its monitor
 //! (PR_SET_PDEATHSIG), or when pid 1 does.
 
+mod attributes;
 mod caller;
 mod files;
 mod identity;
@@ -91,6 +92,8 @@ pub(crate) enum Call {
     Make(files::Make),
     /// stat(2) and its kin.
     Stat(stat::Stat),
+    /// A call on extended attributes.
+    Attribute(attributes::Verb, files::Target),
     /// execve(2), execveat(2).
     Execute(files::Target),
 }
@@ -315,6 +318,9 @@ fn answer(
         Call::Chown(target, width) => files.chown(target, width, &caller),
         Call::Make(make) => files.make(make, &caller),
         Call::Stat(stat) => stat::answer(stat, files.records, &caller),
+        Call::Attribute(verb, target) => {
+            attributes::answer(verb, target, files.identities, files.records, &caller)
+        }
         Call::Execute(target) => files.execute(target, &caller),
     }
 }
