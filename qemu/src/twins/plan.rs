@@ -11,7 +11,7 @@ use treestrap_dispatcher::table::Fingerprint;
 use super::{
     TREE, folder,
     inventory::{Entry, Object, Package},
-    libraries::{Missing, Resolver, Tree, join, merge_usr},
+    libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
     machine::Machine,
     perl,
@@ -211,8 +211,8 @@ struct Judge<'a> {
 struct ModulePackages {
     /// Whose code loads the modules.
     loader: &'static str,
-    /// Those with modules and those with libraries of modules; or what is missing of them.
-    packages: Result<BTreeSet<String>, Reason>,
+    /// Those with modules and those with libraries of modules, and links to these; or what is missing.
+    packages: Result<Closure, Reason>,
 }
 
 impl ModulePackages {
@@ -223,7 +223,7 @@ impl ModulePackages {
         (machine, host): (&Machine, &Machine),
         resolver: &Resolver<'_>,
     ) -> Self {
-        let mut packages = BTreeSet::new();
+        let mut packages = Closure::default();
         let mut missing = None;
         for name in with_modules(image, modules.pattern, machine) {
             let package = native.iter().find(|package| package.name == name);
@@ -234,8 +234,8 @@ impl ModulePackages {
                 .collect();
             match found {
                 Ok(closures) if !closures.is_empty() => {
-                    packages.extend(closures.into_iter().flat_map(|closure| closure.packages));
-                    packages.insert(name.to_owned());
+                    closures.into_iter().for_each(|closure| packages.add(closure));
+                    packages.packages.insert(name.to_owned());
                 }
                 _ => missing = Some(Reason::Modules(name.to_owned())),
             }
@@ -290,23 +290,18 @@ impl<'a> Judge<'a> {
         {
             return Err(Reason::Loader(loader.clone()));
         }
-        let closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
+        let mut closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
         if let Some(plug_in) = self.plug_in(native, path) {
             return Err(Reason::PlugIns(plug_in));
         }
-        let mut packages = closure.packages;
-        packages.insert(package.name.to_owned());
+        closure.packages.insert(package.name.to_owned());
         for modules in &self.modules {
-            if packages.iter().any(|name| matches(modules.loader, name)) {
-                packages.extend(modules.packages.clone()?);
+            if closure.packages.iter().any(|name| matches(modules.loader, name)) {
+                closure.add(modules.packages.clone()?);
             }
         }
-        Ok(Passed {
-            path: twin_path.to_owned(),
-            fingerprint: twin.fingerprint(),
-            packages,
-            links: closure.links,
-        })
+        let Closure { packages, links } = closure;
+        Ok(Passed { path: twin_path.to_owned(), fingerprint: twin.fingerprint(), packages, links })
     }
 
     /// A shared object of the package that the program may load, and that isn't where it would find
