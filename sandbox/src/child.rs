@@ -31,6 +31,7 @@ use crate::{
     root::View,
     seccomp,
     session::{Outcome, Status},
+    stack::{Prepared, needs_server},
     sys::{
         network,
         process::{self, WaitEvent, Waited},
@@ -38,12 +39,18 @@ use crate::{
 };
 
 /// Sets the sandbox up and serves until the end.
-pub(crate) fn run(plan: &Plan, folder: &Path, mut commands: Channel, end_of_life: OwnedFd) -> ! {
-    let status = match set_up(plan, folder) {
+pub(crate) fn run(
+    plan: &Plan,
+    folder: &Path,
+    mut prepared: Prepared,
+    mut commands: Channel,
+    end_of_life: OwnedFd,
+) -> ! {
+    let status = match set_up(plan, folder, &mut prepared) {
         Ok((inside, held)) => {
-            let served = commands
-                .send(&FromChild::Ready(inside), &[])
-                .and_then(|()| Server { plan, commands, end_of_life, running: None }.serve());
+            let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
+                Server { plan, commands, end_of_life, view: prepared.server, running: None }.serve()
+            });
             drop(held);
             i32::from(served.is_err())
         }
@@ -56,7 +63,7 @@ pub(crate) fn run(plan: &Plan, folder: &Path, mut commands: Channel, end_of_life
 }
 
 /// Everything between the fork and the first command; what has to stay open comes back.
-fn set_up(plan: &Plan, folder: &Path) -> Result<(Inside, Option<OwnedFd>)> {
+fn set_up(plan: &Plan, folder: &Path, prepared: &mut Prepared) -> Result<(Inside, Option<OwnedFd>)> {
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
     unshare(
@@ -68,12 +75,15 @@ fn set_up(plan: &Plan, folder: &Path) -> Result<(Inside, Option<OwnedFd>)> {
     )
     .doing("making namespaces")
     .map_err(|error| error.at(Step::Namespaces))?;
-    let mut degraded = Vec::new();
-    let view = View::mount(plan, folder).map_err(|error| error.at(Step::Mounts))?;
-    if plan.no_sync && !view.volatile {
+    let (view, stack) = View::mount(plan, folder, prepared).map_err(|error| error.at(Step::Mounts))?;
+    let mut degraded = stack.passed_over;
+    if !needs_server(stack.view) {
+        prepared.server = None;
+    }
+    prepared.listing = None;
+    if plan.no_sync && !stack.volatile {
         degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
     }
-    let volatile = view.volatile;
     view.mount_proc().map_err(|error| error.at(Step::Proc))?;
     view.mount_dev().map_err(|error| error.at(Step::Devices))?;
     view.mount_sys().map_err(|error| error.at(Step::Mounts))?;
@@ -102,7 +112,8 @@ fn set_up(plan: &Plan, folder: &Path) -> Result<(Inside, Option<OwnedFd>)> {
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
     let (seccomp, no_sync) = filter_system_calls(plan, &mut degraded)?;
     let inside = Inside {
-        volatile,
+        view: stack.view,
+        volatile: stack.volatile,
         seccomp,
         no_sync,
         capabilities,
@@ -139,6 +150,8 @@ struct Server<'a> {
     plan: &'a Plan,
     commands: Channel,
     end_of_life: OwnedFd,
+    /// Who serves the view, if anybody does.
+    view: Option<Channel>,
     /// The command that the caller waits for.
     running: Option<Running>,
 }
@@ -158,18 +171,25 @@ impl Server<'_> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let children = SignalFd::with_flags(&child_signal, flags).doing("making a signal descriptor")?;
         loop {
+            // Where nobody serves a view, the life line stands in for him: no more is said there.
+            let view = self.view.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
             let mut events = [
                 PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
                 PollFd::new(children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(view, PollFlags::POLLIN),
                 PollFd::new(self.end_of_life.as_fd(), PollFlags::POLLIN),
             ];
             match poll(&mut events, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 other => other.doing("waiting")?,
             };
-            let [command, child, end] = events.map(|event| event.any().unwrap_or(true));
+            let [command, child, view_died, end] = events.map(|event| event.any().unwrap_or(true));
             if end {
                 return Ok(());
+            }
+            if view_died {
+                let error = Error::bug("the process that serves the view died");
+                return self.commands.send(&FromChild::Failed(error), &[]);
             }
             if child {
                 while let Ok(Some(_)) = children.read_signal() {}

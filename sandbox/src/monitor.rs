@@ -17,7 +17,10 @@ use std::{
 
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
 };
 
@@ -28,10 +31,13 @@ use crate::{
     fixups,
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
+    server,
+    stack::{OWNERS, Prepared, candidates, needs_server},
     sys::{
         process::{self, Fork},
         xattr::{self, Place},
     },
+    view::{Listing, ROOT, give_metadata},
     work,
 };
 
@@ -92,6 +98,8 @@ struct Running {
     start: Start,
     /// Pid 1 as seen from here; none when it has been ended.
     child: Option<Pid>,
+    /// Who serves views; none when it has been ended, or if no view needs it.
+    server: Option<Pid>,
     /// Closes when this process ends.
     _lifeline: OwnedFd,
     _lock: Option<OwnedFd>,
@@ -187,7 +195,8 @@ impl Running {
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing("making a pipe")?;
         let stays = matches!(start.plan.work, Work::Kept(_));
         // From here on there is something to clean up.
-        let mut running = Running { start, child: None, _lifeline: lifeline, _lock: lock, stays };
+        let mut running =
+            Running { start, child: None, server: None, _lifeline: lifeline, _lock: lock, stays };
         match running.go(commands, end_of_life, control) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -202,7 +211,17 @@ impl Running {
         if let Some(fixups) = &plan.fixups {
             fixups::apply(fixups).map_err(|error| error.at(Step::Fixups))?;
         }
-        make_folders(plan, folder).map_err(|error| error.at(Step::WorkFolder))?;
+        let listing = plan.stored()?.map(|stored| Listing::read(&stored.listing)).transpose()?;
+        make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
+        let mut prepared = Prepared { listing, server: None };
+        if candidates(plan)?.into_iter().any(needs_server) {
+            let (ours, theirs) = Channel::pair()?;
+            match process::fork().doing("starting the view's server")? {
+                Fork::Parent(pid) => self.server = Some(Pid::from_raw(pid)),
+                Fork::Child => server::run(plan, folder, prepared.listing.as_ref(), theirs),
+            }
+            prepared.server = Some(ours);
+        }
         // The first child from here on is pid 1 of a new namespace; this process stays outside.
         unshare(CloneFlags::CLONE_NEWPID)
             .doing("making a pid namespace")
@@ -217,18 +236,19 @@ impl Running {
                 // own life line. exit_now() runs no destructors.
                 process::close_now(control);
                 process::close_now(&self._lifeline);
-                child::run(plan, folder, Channel::new(commands), end_of_life)
+                child::run(plan, folder, prepared, Channel::new(commands), end_of_life)
             }
         }
     }
 
-    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone.
+    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone. Then
+    /// nobody looks at the view any more, and its server can go.
     fn end_child(&mut self) {
-        if let Some(child) = self.child.take() {
+        for process in [self.child.take(), self.server.take()].into_iter().flatten() {
             // It is not reaped yet, so the number is still its own.
-            let _ = kill(child, Signal::SIGKILL);
+            let _ = kill(process, Signal::SIGKILL);
             // The kernel lets pid 1 be reaped after the last process of its namespace.
-            while let Ok(Some(_)) = process::wait_any(true) {}
+            while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
         }
     }
 
@@ -264,7 +284,7 @@ impl Running {
 /// Removes what only a running session needs. `work` must go: after a `volatile` mount it holds
 /// `work/incompat/volatile`, which forbids every later one.
 fn remove_scratch(folder: &Path) -> Result<()> {
-    ["work", "skeleton", "root"].iter().try_for_each(|name| remove(&folder.join(name)))
+    ["work", "skeleton", "root", "view", "tree"].iter().try_for_each(|name| remove(&folder.join(name)))
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -272,19 +292,20 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// The folders beside the lock: see [`crate::work`].
-fn make_folders(plan: &Plan, folder: &Path) -> Result<()> {
+fn make_folders(plan: &Plan, folder: &Path, listing: Option<&Listing>) -> Result<()> {
     remove_scratch(folder)?; // of a kept session whose monitor was killed
-    for name in ["work", "skeleton", "root"] {
+    for name in ["work", "skeleton", "root", "view"] {
         let path = folder.join(name);
         DirBuilder::new().mode(0o755).create(&path).doing_to("making", &path)?;
     }
     let upper = folder.join("upper");
     if !upper.exists() {
-        let Some(Layer::Folder(lowest)) = plan.layers.last() else {
-            return Err(Error::plan("a sandbox needs at least one layer"));
-        };
         DirBuilder::new().create(&upper).doing_to("making", &upper)?;
-        copy_metadata(lowest, &upper)?;
+        match (plan.layers.last(), listing) {
+            (Some(Layer::Folder(lowest)), _) => copy_metadata(lowest, &upper)?,
+            (Some(Layer::Stored(_)), Some(listing)) => give_metadata(listing, ROOT, &upper, OWNERS)?,
+            _ => return Err(Error::plan("a sandbox needs at least one layer")),
+        }
     }
     let targets = plan.mounts.iter().map(|mount| (mount.target.as_slice(), mount.source_is_folder()));
     let always: [(&[u8], bool); 3] = [(b"proc", true), (b"dev", true), (b"sys", true)];

@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::{Change, Entry},
-    enforced::{Enforced, Tier, View},
+    enforced::{Enforced, Tier},
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
-    plan::{Fixups, Layer, Plan, Source, Work},
+    plan::{Fixups, Layer, Plan, Source, Stored, Work},
     protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
     terminal::Foreground,
     work::{self, WorkFolder},
@@ -168,9 +168,9 @@ impl Session {
             Some((other, _)) => return Err(unexpected(&other)),
             None => return Err(Error::bug("pid 1 of the sandbox died while it was set up")),
         };
-        let enforced =
-            Enforced { tier: Tier::Full, view: View::Checkout, mapping: helper.mapping.clone(), inside };
         let Start { plan, folder } = *start;
+        let mapping = helper.mapping.clone();
+        let enforced = Enforced { tier: Tier::Full, asked_view: plan.view, mapping, inside };
         Ok(Session { helper, commands, enforced, plan, folder, over: None })
     }
 
@@ -355,7 +355,10 @@ fn merge(plan: &[Vec<u8>], command: &[Vec<u8>]) -> Vec<Vec<u8>> {
 /// The helper works in another folder.
 fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
     let mut plan = plan.clone();
-    let layers = plan.layers.iter_mut().map(|Layer::Folder(path)| path);
+    let layers = plan.layers.iter_mut().flat_map(|layer| match layer {
+        Layer::Folder(path) => vec![path],
+        Layer::Stored(Stored { listing, contents }) => vec![listing, contents],
+    });
     let sources = plan.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
         Source::ReadOnly(path) => Some(path),
         Source::Memory { .. } => None,

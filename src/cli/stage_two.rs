@@ -11,7 +11,11 @@ pub(super) struct StageTwoArguments {
     /// How the sandbox gets its users: `full` maps a range of subordinate ids, or runs as root
     #[arg(long, value_name = "TIER", default_value = "auto")]
     tier: Tier,
-    /// How the sandbox sees the tree: `checkout` links its files into a folder below overlayfs
+    /// How the sandbox sees the tree; all give the same image
+    ///
+    /// `checkout` links its files into a folder below overlayfs; `redirect` and `fuse` serve it
+    /// without a checkout, from the repository's own objects (they need /dev/fuse; `redirect` Linux
+    /// 6.16); `fuse-cow` does without overlayfs. `auto` takes the first of them that works here.
     #[arg(long, value_name = "VIEW", default_value = "auto")]
     view: View,
     /// Does nothing yet: this version runs foreign programs in qemu-user only
@@ -22,7 +26,8 @@ pub(super) struct StageTwoArguments {
     accelerate: Accelerate,
     /// Fail where WHAT cannot be enforced, instead of saying so and going on; may be repeated
     ///
-    /// What was asked for and what was enforced is told by every run (-v tells all of it).
+    /// WHAT is tier=full, view=VIEW, seccomp, no-sync, or all. What was asked for and what was enforced
+    /// is told by every run (-v tells all of it).
     #[arg(long, value_name = "WHAT")]
     require: Vec<String>,
 }
@@ -41,12 +46,9 @@ enum Tier {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum View {
     Auto,
-    #[value(hide = true)]
     Redirect,
-    #[value(hide = true)]
     Fuse,
     Checkout,
-    #[value(hide = true)]
     FuseCow,
 }
 

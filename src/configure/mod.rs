@@ -77,7 +77,13 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    let mut plan = environment::plan(
+        inputs.base,
+        inputs.requirements.view(),
+        Some(interposed),
+        inputs.emulator,
+        Changes::New,
+    );
     // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
     // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
     let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
@@ -126,7 +132,7 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    let plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
     if run.debug {
         reporter.detail(image, plan.describe());
     }

@@ -5,9 +5,10 @@ use sandbox::{Enforced, Tier, View};
 
 use crate::{Error, Result, report::Reporter};
 
-/// What must not degrade.
+/// What is asked, and what must not degrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
+    view: Option<View>,
     required: Vec<Requirement>,
 }
 
@@ -15,17 +16,20 @@ pub struct Requirements {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Requirement {
     FullTier,
-    CheckoutView,
+    View(View),
     Seccomp,
     NoSync,
     /// Nothing at all may be less than asked.
     Everything,
 }
 
-/// What `--require` takes, for its error.
-const NAMES: [(&str, Requirement); 5] = [
+/// What `--require` takes.
+const NAMES: [(&str, Requirement); 8] = [
     ("tier=full", Requirement::FullTier),
-    ("view=checkout", Requirement::CheckoutView),
+    ("view=redirect", Requirement::View(View::Redirect)),
+    ("view=fuse", Requirement::View(View::Fuse)),
+    ("view=checkout", Requirement::View(View::Checkout)),
+    ("view=fuse-cow", Requirement::View(View::FuseCow)),
     ("seccomp", Requirement::Seccomp),
     ("no-sync", Requirement::NoSync),
     ("all", Requirement::Everything),
@@ -36,7 +40,6 @@ impl Requirements {
     pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
         for (option, value, given) in [
             ("tier", &options.tier, &["auto", "full"][..]),
-            ("view", &options.view, &["auto", "checkout"]),
             ("accelerate", &options.accelerate, &["auto", "off"]),
         ] {
             if let Some(value) = value
@@ -46,16 +49,33 @@ impl Requirements {
                 return Err(Error::machine(message).hint(format!("--{option} {}", given.join(" or "))));
             }
         }
-        let required = options.require.iter().map(|name| {
-            NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(
-                || {
-                    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-                    Error::machine(format!("--require {name}: this version of treestrap cannot promise that"))
+        let required: Vec<Requirement> = options
+            .require
+            .iter()
+            .map(|name| {
+                NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(
+                    || {
+                        let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+                        Error::machine(format!(
+                            "--require {name}: this version of treestrap cannot promise that"
+                        ))
                         .hint(format!("it can promise {}", names.join(", ")))
-                },
-            )
+                    },
+                )
+            })
+            .collect::<Result<_>>()?;
+        let asked = options.view.as_deref().map(view).transpose()?;
+        // Who requires a view and asks for none wants that one.
+        let wanted = required.iter().find_map(|requirement| match requirement {
+            Requirement::View(view) => Some(*view),
+            _ => None,
         });
-        Ok(Requirements { required: required.collect::<Result<_>>()? })
+        Ok(Requirements { view: asked.or(wanted), required })
+    }
+
+    /// The view that was asked for; none: any.
+    pub(super) fn view(&self) -> Option<View> {
+        self.view
     }
 
     /// Reports what is less than was asked; an error if it was required.
@@ -65,7 +85,7 @@ impl Requirements {
         }
         let unmet = self.required.iter().find(|requirement| match requirement {
             Requirement::FullTier => enforced.tier != Tier::Full,
-            Requirement::CheckoutView => enforced.view != View::Checkout,
+            Requirement::View(view) => enforced.inside.view != *view,
             Requirement::Seccomp => !enforced.inside.seccomp,
             Requirement::NoSync => !enforced.inside.no_sync,
             Requirement::Everything => !enforced.inside.degraded.is_empty(),
@@ -76,4 +96,10 @@ impl Requirements {
             format!("--require {name}: this machine gives less. {}", enforced.inside.degraded.join("; "));
         Err(Error::machine(message).hint("treestrap doctor"))
     }
+}
+
+/// The view of this name on the command line.
+fn view(name: &str) -> Result<View> {
+    let known = View::PREFERENCE.into_iter().find(|view| view.name() == name);
+    known.ok_or_else(|| Error::machine(format!("--view {name}: this version of treestrap has no such view")))
 }

@@ -16,12 +16,12 @@
 //! keeps threads and processes apart. Objects are written in a [`Transaction`]: nothing becomes
 //! visible before it is on the disk.
 
-mod checkout;
 mod diff;
 mod object;
 pub mod records;
 mod transaction;
 mod tree;
+mod walk;
 
 use std::path::{Path, PathBuf};
 
@@ -32,11 +32,11 @@ use ostree::{
 use serde::de::DeserializeOwned;
 
 pub use self::{
-    checkout::Fixup,
     diff::{Change, Difference},
     object::{Content, FileReader},
     transaction::Transaction,
     tree::{Folder, Node},
+    walk::{Visit, Visited},
 };
 use crate::{
     artefacts::Metadata,
