@@ -40,6 +40,11 @@ pub struct Image {
     pub lock: PathBuf,
     /// A debconf preseed file (debconf-set-selections(1)).
     pub preseed: Option<PathBuf>,
+    /// Packages beside the built-in table whose programs run natively where the image is a foreign
+    /// one; `*` stands for any characters. They change how long stage 2 takes, not what it makes.
+    pub accelerate: Vec<String>,
+    /// Programs (paths without a leading slash) that never run natively, in the same notation.
+    pub emulate: Vec<String>,
 }
 
 /// One repository of the manifest.
@@ -142,6 +147,13 @@ impl LockedPackage {
         self.known_size().unwrap_or(Self::LARGEST)
     }
 
+    /// The version of the source package (deb-control(5), `Source`): a rebuild of one architecture
+    /// (`+b1`) has the same.
+    pub fn source_version(&self) -> &str {
+        let source = self.stanza.get("Source").and_then(|source| source.split_once('('));
+        source.map_or(&self.version, |(_, version)| version.trim_end().trim_end_matches(')'))
+    }
+
     /// `name_version_architecture`, as people and logs write a package.
     pub fn id(&self) -> String {
         format!("{}_{}_{}", self.name, self.version, self.architecture)
@@ -224,8 +236,39 @@ pub struct Configured {
     pub changes: Vec<TreeChange>,
     /// What was asked of the sandbox and what was given, for the commit's metadata.
     pub enforced: serde_json::Value,
+    /// How the programs of a foreign image ran; none where qemu alone ran them, or they are native.
+    pub accelerated: Option<Accelerated>,
     /// Seconds per package, in the order in which they were configured.
     pub packages: Vec<(String, f64)>,
+}
+
+/// How the programs of a foreign image ran in stage 2: in the place of some of them, their twins, the
+/// same programs for this machine (docs/acceleration.md).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accelerated {
+    /// The commit of the tree of twins.
+    pub twins: Sha256,
+    /// How many programs were started natively.
+    pub native: u64,
+    /// How many were started in qemu.
+    pub emulated: u64,
+    /// Which those were, most often started first.
+    pub programs: Vec<EmulatedProgram>,
+}
+
+/// A program that qemu ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EmulatedProgram {
+    /// The path as it was started by.
+    pub path: String,
+    /// The package that shipped it, if one did.
+    pub package: Option<String>,
+    /// Why it did not run natively.
+    pub reason: String,
+    /// Whether it should have, and could not be started.
+    pub fallback: bool,
+    /// How often it was started.
+    pub starts: u64,
 }
 
 /// One difference between the composed tree and the configured one.

@@ -40,5 +40,6 @@ pub mod manifest;
 pub mod pipeline;
 pub mod report;
 pub mod store;
+pub mod twins;
 
 pub use error::{Context, Error, Result};

@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 
+use crate::artefacts::Accelerated;
+
 /// The version of the JSON events; raised when a field changes its meaning or goes away.
 pub const FORMAT: u32 = 1;
 
@@ -76,6 +78,14 @@ pub enum Event {
         seconds: f64,
         /// One line: what came out.
         summary: String,
+    },
+    /// How the programs of a foreign image ran in stage 2.
+    Accelerated {
+        /// Which image.
+        image: String,
+        /// What ran natively, what in qemu and why.
+        #[serde(flatten)]
+        accelerated: Accelerated,
     },
     /// Something that the user should know and may ignore.
     Warning {

@@ -109,6 +109,7 @@ fn images_of_two_suites_and_architectures() {
     assert_eq!(treestrap(&["run", "foreign", "--", "uname", "-m"]).ok().stdout, "armv7l\n");
     assert_eq!(treestrap(&["run", "foreign", "--", "dpkg", "--print-architecture"]).ok().stdout, "armhf\n");
     assert_eq!(treestrap(&["--offline", "build"]).ok().stdout, built.stdout, "nothing is left to do");
+    acceleration_changes_nothing(&fixture);
 
     // the programs of the image are of its architecture: e_machine 40 is EM_ARM (elf(5))
     treestrap(&["export", "foreign", "--tar", "foreign.tar"]).ok();
@@ -117,6 +118,36 @@ fn images_of_two_suites_and_architectures() {
 
     assert_eq!(host_binfmt(), binfmt, "the host's binfmt table is not touched");
     fixture.assert_nothing_left();
+}
+
+/// Invariant 1: the foreign image is the same with native twins of its programs and without; and what
+/// ran where is told.
+fn acceleration_changes_nothing(fixture: &Fixture) {
+    let configured = || fixture.rev("deb/images/foreign/configured");
+    let accelerated = configured();
+    let configure = |arguments: &[&str]| {
+        let outcome = fixture.treestrap(&[&["--offline", "configure", "foreign"], arguments].concat()).ok();
+        assert_eq!(configured(), accelerated, "configure {arguments:?}: {outcome}");
+        outcome
+    };
+    assert!(!configure(&["--json", "--accelerate", "off"]).stdout.contains("\"accelerated\""));
+
+    let text = configure(&["--json", "--accelerate", "require"]).stdout;
+    let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let ran = events.into_iter().find(|event| event["event"] == "accelerated").expect("it is told");
+    let count = |field: &str| ran[field].as_u64().expect("a number");
+    assert!(count("native") > 20 * count("emulated"), "{ran}");
+    let programs = ran["programs"].as_array().expect("a list");
+    assert!(programs.iter().all(|program| program["fallback"] == false), "{ran}");
+    assert!(programs.iter().any(|program| program["path"] == "/usr/sbin/ldconfig"), "{ran}");
+
+    // what the user takes out of the table runs in qemu, and is said to
+    let manifest = fixture.read("treestrap.toml");
+    let with = manifest.replace("[images.foreign]\n", "[images.foreign]\nemulate = [\"usr/bin/ch*\"]\n");
+    fixture.write("treestrap.toml", &with);
+    let told = configure(&["--explain-acceleration"]).stderr;
+    assert!(told.contains("chmod (coreutils): the manifest says so"), "{told}");
+    fixture.write("treestrap.toml", &manifest);
 }
 
 /// Invariant 2: stage 1 reads no file content. A trace of every open(2) shows dirtrees, and not

@@ -1,13 +1,16 @@
-//! As much of an ELF file as is needed: which architecture's it is, and whether it is static.
-//! Source: elf(5).
+//! Whose a program on disk is, and whether it is static: the question before it is started.
 
 use std::{
     fs::File,
-    io::{ErrorKind, Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom},
     path::Path,
 };
 
-use crate::{Architecture, Error, architecture::ARCHITECTURES};
+use crate::{
+    Architecture, Error,
+    architecture::ARCHITECTURES,
+    program::{self, ElfError},
+};
 
 /// An ELF program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub struct Elf {
     pub architecture: Option<&'static Architecture>,
     /// The dynamic loader that it asks for; none in a static (or static-pie) program.
     pub interpreter: Option<Vec<u8>>,
+    /// Whether it only runs at the address it was linked to (`ET_EXEC`).
+    pub fixed_address: bool,
 }
 
 impl Elf {
@@ -25,73 +30,39 @@ impl Elf {
     }
 }
 
+/// Headers, and the name of the loader, are at the beginning of what linkers write. Tools that edit
+/// programs may put them at the end; then all of the file is read.
+const BEGINNING: u64 = 0x1_0000;
+
 /// Reads the headers of `path`; none if it is no ELF file, or a broken one.
 pub fn read_elf(path: &Path) -> Result<Option<Elf>, Error> {
     let mut file = File::open(path).map_err(Error::io("opening", path))?;
-    match parse(&mut file) {
-        Ok(elf) => Ok(elf),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(Error::io("reading", path)(error)),
+    let mut read = |limit| {
+        let mut content = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        Read::by_ref(&mut file).take(limit).read_to_end(&mut content).map(|_| content)
+    };
+    let beginning = read(BEGINNING).map_err(Error::io("reading", path))?;
+    match parse(&beginning) {
+        Err(ElfError::Damaged(_)) if beginning.len() as u64 == BEGINNING => {
+            Ok(parse(&read(u64::MAX).map_err(Error::io("reading", path))?).ok())
+        }
+        result => Ok(result.ok()),
     }
 }
 
-/// The header is 64 bytes in a 64-bit file, 52 in a 32-bit one.
-const HEADER: usize = 64;
-const PT_INTERP: u64 = 3;
-/// Real files have about a dozen; a loader's path is short. Beyond this a file is broken.
-const MOST_SEGMENTS: u64 = 512;
-const LONGEST_INTERPRETER: u64 = 4096;
-
-fn parse<R: Read + Seek>(file: &mut R) -> std::io::Result<Option<Elf>> {
-    let mut header = [0; HEADER];
-    file.read_exact(&mut header)?;
-    let (wide, big) = match (&header[..4], header[4], header[5]) {
-        (b"\x7fELF", class @ (1 | 2), data @ (1 | 2)) => (class == 2, data == 2),
-        _ => return Ok(None),
-    };
-    let number = |bytes: &[u8]| {
-        let join = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        if big { bytes.iter().fold(0, join) } else { bytes.iter().rev().fold(0, join) }
-    };
-    let architecture = ARCHITECTURES.iter().find(|architecture| architecture.recognises(&header));
-    let (offset, entry_size, count) = if wide {
-        (number(&header[32..40]), number(&header[54..56]), number(&header[56..58]))
-    } else {
-        (number(&header[28..32]), number(&header[42..44]), number(&header[44..46]))
-    };
-    if count > MOST_SEGMENTS || entry_size < if wide { 56 } else { 32 } {
-        return Ok((count == 0).then_some(Elf { architecture, interpreter: None }));
-    }
-    for index in 0..count {
-        let Some(at) = offset.checked_add(index * entry_size) else { return Ok(None) };
-        file.seek(SeekFrom::Start(at))?;
-        let mut segment = [0; 56];
-        let segment = &mut segment[..if wide { 56 } else { 32 }];
-        file.read_exact(segment)?;
-        if number(&segment[..4]) != PT_INTERP {
-            continue;
-        }
-        let (start, length) = if wide {
-            (number(&segment[8..16]), number(&segment[32..40]))
-        } else {
-            (number(&segment[4..8]), number(&segment[16..20]))
-        };
-        if length > LONGEST_INTERPRETER {
-            return Ok(None);
-        }
-        file.seek(SeekFrom::Start(start))?;
-        let mut interpreter = vec![0; length as usize];
-        file.read_exact(&mut interpreter)?;
-        interpreter.retain(|&byte| byte != 0);
-        return Ok(Some(Elf { architecture, interpreter: Some(interpreter) }));
-    }
-    Ok(Some(Elf { architecture, interpreter: None }))
+fn parse(content: &[u8]) -> Result<Elf, ElfError> {
+    const FIXED: u16 = 2; // ET_EXEC
+    let elf = program::Elf::parse(content)?;
+    Ok(Elf {
+        architecture: ARCHITECTURES.iter().find(|architecture| architecture.recognises(content)),
+        interpreter: elf.interpreter()?.map(<[u8]>::to_vec),
+        fixed_address: elf.kind == FIXED,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
     use super::*;
 
     #[test]
@@ -99,22 +70,25 @@ mod tests {
         let elf = read_elf(Path::new("/proc/self/exe")).expect("readable").expect("ELF");
         assert_eq!(elf.architecture, crate::host());
         assert!(elf.interpreter.is_some_and(|path| path.starts_with(b"/lib")), "tests are dynamic");
+        assert!(!elf.fixed_address, "and position independent");
+        assert_eq!(read_elf(Path::new("/etc/passwd")).expect("readable"), None);
     }
 
+    /// Where the headers are at the end, more than the beginning is read.
     #[test]
-    fn no_foreign_bytes_are_fatal() {
-        let whole = std::fs::read("/proc/self/exe").expect("readable");
-        let head = &whole[..4096];
-        for length in 0..200 {
-            let _ = parse(&mut Cursor::new(&head[..length]));
-        }
-        for at in 0..1024 {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut broken = head.to_vec();
-                broken[at] = value;
-                let _ = parse(&mut Cursor::new(broken));
-            }
-        }
-        assert_eq!(parse(&mut Cursor::new([b'#'; 100])).expect("read"), None);
+    fn headers_may_be_anywhere() {
+        let mut content = std::fs::read("/proc/self/exe").expect("readable");
+        let elf = program::Elf::parse(&content).expect("ELF");
+        let (from, size) = (elf.segments_offset as usize, 56 * elf.segments.len());
+        let headers = content[from..from + size].to_vec();
+        let end = content.len().max(2 * BEGINNING as usize);
+        content.resize(end, 0);
+        content.extend(headers);
+        content[32..40].copy_from_slice(&(end as u64).to_ne_bytes()); // e_phoff
+        let path = std::env::temp_dir().join(format!("headers-{}", std::process::id()));
+        std::fs::write(&path, content).expect("written");
+        let moved = read_elf(&path).expect("readable");
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(moved, read_elf(Path::new("/proc/self/exe")).expect("readable"));
     }
 }

@@ -7,7 +7,12 @@ use std::{
     str::FromStr,
 };
 
-use crate::{Architecture, Error, binfmt, binfmt::Registration, read_elf};
+use crate::{
+    Architecture, Error, binfmt,
+    binfmt::Registration,
+    known_bad::{KnownBad, known_bad},
+    read_elf,
+};
 
 /// A version of qemu: its three numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -22,7 +27,7 @@ pub struct Version {
 
 impl Version {
     /// Whether it reads from `AT_FLAGS` that it is told `argv[0]` (linux-user/main.c, from 6.0 on).
-    pub(crate) fn knows_preserved_argv0(&self) -> bool {
+    pub fn knows_preserved_argv0(&self) -> bool {
         self.major >= 6
     }
 }
@@ -101,6 +106,12 @@ impl Emulator {
             }
         }
         Err(Error::NoEmulator { program: format!("qemu-{name}"), rejected })
+    }
+
+    /// What is known to go wrong in this one with programs for `target`; empty where nothing is.
+    pub fn known_bad(&self, target: &Architecture) -> Result<Vec<&'static KnownBad>, Error> {
+        let fixed_address = read_elf(&self.path)?.is_some_and(|elf| elf.fixed_address);
+        Ok(known_bad(self.version, target, fixed_address).collect())
     }
 
     /// The line for a binfmt_misc; see [`Registration`].

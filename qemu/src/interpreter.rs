@@ -19,6 +19,7 @@
 //! own would lose: the open descriptor of the program (also of one that may be executed but not
 //! read), set-id credentials and file capabilities, and that it needs no path, in no chroot.
 
+use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::{self, Fingerprint};
 
 use crate::program::{self, Elf, ElfError};
@@ -51,9 +52,10 @@ pub enum InterpreterError {
 }
 
 /// A foreign program, and the path at which its twin is inside the sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Twin {
     /// How the foreign program is recognised.
+    #[serde(with = "as_pair")]
     pub program: Fingerprint,
     /// The twin's absolute path inside the sandbox.
     pub path: Vec<u8>,
@@ -157,6 +159,21 @@ fn write_table(twins: &[Twin], log: &[u8], continue_at: i64) -> Result<Vec<u8>, 
     result.extend(entries);
     result.extend(paths);
     Ok(result)
+}
+
+/// A fingerprint as key and size: the dispatcher's crate has no dependencies.
+pub(crate) mod as_pair {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use treestrap_dispatcher::table::Fingerprint;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Fingerprint, to: S) -> Result<S::Ok, S::Error> {
+        (value.key, value.size).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Fingerprint, D::Error> {
+        let (key, size) = Deserialize::deserialize(from)?;
+        Ok(Fingerprint { key, size })
+    }
 }
 
 #[cfg(test)]

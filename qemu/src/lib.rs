@@ -4,11 +4,13 @@
 //! | module | what |
 //! |---|---|
 //! | `architecture` | the table of architectures; which the host's CPU runs by itself |
-//! | `elf` | as much of an ELF file as is needed: whose it is, whether it is static |
+//! | [`crash`] | whether a crash was the program's fault or the emulator's |
+//! | `elf` | whose a program is, and whether it is static |
 //! | `binfmt` | a line for binfmt_misc |
 //! | `emulator` | qemu on the host: finding it, its version; which Debian package has it |
 //! | [`interpreter`] | qemu with the dispatcher in front of it, for acceleration |
-//! | [`program`] | all of an ELF file that twins need: segments, loader, libraries, build id |
+//! | [`known_bad`] | versions of qemu in which programs are known to crash |
+//! | [`program`] | reading an ELF file: segments, loader, libraries, build id |
 //! | [`starts`] | what the dispatcher has noted, added up and explained |
 //! | [`twins`] | which foreign programs the host can run itself |
 //!
@@ -29,9 +31,11 @@
 
 mod architecture;
 mod binfmt;
+pub mod crash;
 mod elf;
 mod emulator;
 pub mod interpreter;
+pub mod known_bad;
 pub mod program;
 pub mod starts;
 pub mod twins;

@@ -138,6 +138,9 @@ pub enum Source {
     },
     /// A file or folder of the host that can only be read, and no set-id bit on it counts.
     ReadOnly(#[serde(with = "crate::bytes")] PathBuf),
+    /// A file or folder of the host that commands write to: what they do there is no change, and is
+    /// seen by the caller at once. Nothing in it can be executed, and devices in it are dead.
+    Writable(#[serde(with = "crate::bytes")] PathBuf),
 }
 
 /// An interpreter in the sandbox's own binfmt_misc (Linux ≥ 6.7), which the host's table never sees.
@@ -172,7 +175,9 @@ impl Mount {
     pub(crate) fn source_is_folder(&self) -> bool {
         match &self.source {
             Source::Memory { .. } => true,
-            Source::ReadOnly(path) => path.metadata().map_or(true, |metadata| metadata.is_dir()),
+            Source::ReadOnly(path) | Source::Writable(path) => {
+                path.metadata().map_or(true, |metadata| metadata.is_dir())
+            }
         }
     }
 }
@@ -262,6 +267,9 @@ impl fmt::Display for Plan {
                 }
                 Source::ReadOnly(source) => {
                     writeln!(f, "mount     /{target}: {}, read-only", source.display())?
+                }
+                Source::Writable(source) => {
+                    writeln!(f, "mount     /{target}: {}, writable", source.display())?
                 }
             }
         }

@@ -146,22 +146,25 @@ impl View {
                 Ok(())
             }
             Source::ReadOnly(source) => {
-                let source = open_path(source).map_err(|error| error.of_kind(Kind::Plan))?;
-                let target = self.open(&planned.target)?;
-                let doing = format!("mounting at /{}", escape(&planned.target));
-                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-                mount(
-                    Some(by_descriptor(&source).as_str()),
-                    by_descriptor(&target).as_str(),
-                    NONE,
-                    flags,
-                    NONE,
-                )
-                .doing(&doing)?;
                 let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-                add_attributes(self.open(&planned.target)?.as_fd(), attributes, true).doing(&doing)
+                self.bind(&planned.target, source, attributes)
+            }
+            Source::Writable(source) => {
+                let attributes = libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+                self.bind(&planned.target, source, attributes)
             }
         }
+    }
+
+    /// Binds a file or folder of the host to `path`, with these attributes.
+    fn bind(&self, path: &[u8], source: &Path, attributes: u64) -> Result<()> {
+        let source = open_path(source).map_err(|error| error.of_kind(Kind::Plan))?;
+        let target = self.open(path)?;
+        let doing = format!("mounting at /{}", escape(path));
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(by_descriptor(&source).as_str()), by_descriptor(&target).as_str(), NONE, flags, NONE)
+            .doing(&doing)?;
+        add_attributes(self.open(path)?.as_fd(), attributes, true).doing(&doing)
     }
 
     /// Makes the view the root, and drops every other mount: no path of the host is left.

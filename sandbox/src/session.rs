@@ -360,7 +360,7 @@ fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
         Layer::Stored(Stored { listing, contents }) => vec![listing, contents],
     });
     let sources = plan.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
-        Source::ReadOnly(path) => Some(path),
+        Source::ReadOnly(path) | Source::Writable(path) => Some(path),
         Source::Memory { .. } => None,
     });
     let (Work::Below(work) | Work::Kept(work)) = &mut plan.work;

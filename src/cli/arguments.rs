@@ -77,7 +77,7 @@ pub(super) struct Global {
     /// Write what happens, results and errors as JSON, a line each
     ///
     /// Each line is an object with the fields "format" (1; raised when a field changes its meaning
-    /// or goes away) and "event": started, progress, finished, warning, note, detail; locked,
+    /// or goes away) and "event": started, progress, finished, accelerated, warning, note, detail; locked,
     /// composed, committed, why, difference, exported, written, finding; error. They go to
     /// standard output; with `run` and `export --tar -`, whose standard output is data of their
     /// own, to standard error. Wrong usage is still reported as text.
@@ -134,7 +134,11 @@ impl Arguments {
             Verb::Export(arguments) => arguments.to_stdout(),
             _ => false,
         };
-        output::Options { json: self.global.json, verbosity, stdout_is_data }
+        let explain_acceleration = match &self.verb {
+            Verb::Configure(arguments) => arguments.explain_acceleration(),
+            _ => false,
+        };
+        output::Options { json: self.global.json, verbosity, stdout_is_data, explain_acceleration }
     }
 }
 

@@ -12,16 +12,27 @@ use crate::{Result, pipeline};
 /// deb/images/IMAGE/configured. Prints `IMAGE CHECKSUM`, a line each. When a script fails,
 /// `treestrap run --failed IMAGE` opens a shell at that point.
 ///
-/// Example:
+/// Examples:
 ///   treestrap configure board
+///   treestrap configure --explain-acceleration board
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
     /// Images of the manifest [default: all of them]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
+    /// Say which programs of a foreign image ran in qemu, how often, and why not natively
+    #[arg(long)]
+    explain_acceleration: bool,
     #[command(flatten)]
     stage_two: StageTwoArguments,
+}
+
+impl Arguments {
+    /// Whether to say which programs ran in qemu.
+    pub(super) fn explain_acceleration(&self) -> bool {
+        self.explain_acceleration
+    }
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {

@@ -112,7 +112,12 @@ mod tests {
                 .concat();
         let manifest = Manifest::parse(Path::new("/nowhere/treestrap.toml"), &text).expect("a good manifest");
         let global = Command::parse_from(["test"]).global;
-        let output = Output::new(Options { json: false, verbosity: Verbosity::Quiet, stdout_is_data: false });
+        let output = Output::new(Options {
+            json: false,
+            verbosity: Verbosity::Quiet,
+            stdout_is_data: false,
+            explain_acceleration: false,
+        });
         let stop = AtomicBool::new(stops_in == "before");
         let program = Program { global: &global, output: &output, stop: &stop };
         let mut begun = Vec::new();

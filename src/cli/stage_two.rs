@@ -18,10 +18,11 @@ pub(super) struct StageTwoArguments {
     /// 6.16); `fuse-cow` does without overlayfs. `auto` takes the first of them that works here.
     #[arg(long, value_name = "VIEW", default_value = "auto")]
     view: View,
-    /// Does nothing yet: this version runs foreign programs in qemu-user only
+    /// Whether programs of a foreign image run natively: `require` fails where they cannot
     ///
-    /// It is here for native twins of foreign programs, which no version has yet: `auto` and `off`
-    /// are the same for now.
+    /// In the place of a foreign program its twin is started: the same program of the same version,
+    /// from the archive's package for this machine. What has no twin runs in qemu-user. The result is
+    /// the same; `off` runs everything in qemu-user.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     accelerate: Accelerate,
     /// Fail where WHAT cannot be enforced, instead of saying so and going on; may be repeated
@@ -56,7 +57,6 @@ enum View {
 enum Accelerate {
     Auto,
     Off,
-    #[value(hide = true)]
     Require,
 }
 

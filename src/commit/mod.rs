@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    artefacts::{Committed, Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Committed, Composed, Configured, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::{Context, Error, Result},
     store::{
@@ -25,6 +25,8 @@ use crate::{
 
 /// Beside the commit, where it does not change the checksum: what the sandbox enforced.
 const ENFORCED_KEY: &str = "treestrap.enforced";
+/// Beside the commit: how a foreign image's programs ran, an [`Accelerated`].
+const ACCELERATED_KEY: &str = "treestrap.accelerated";
 /// Beside the commit: seconds per package.
 const SECONDS_KEY: &str = "treestrap.seconds";
 
@@ -100,10 +102,13 @@ impl Adopter {
         let subject =
             format!("{} packages for {}, configured", composed.packages.len(), composed.architecture);
         let commit = self.transaction.write_commit(&root, &subject, &mut values)?;
-        let mut beside = [
+        let mut beside = vec![
             (ENFORCED_KEY, records::to_json(&configured.enforced)?),
             (SECONDS_KEY, records::to_json(&configured.packages)?),
         ];
+        if let Some(accelerated) = &configured.accelerated {
+            beside.push((ACCELERATED_KEY, records::to_json(accelerated)?));
+        }
         self.transaction.write_beside_commit(commit, &mut beside)?;
         self.transaction.set_reference(&configured_reference(&composed.image), commit);
         self.transaction.commit()?;
@@ -179,6 +184,15 @@ impl Adopter {
         groups.sort();
         Ok(groups)
     }
+}
+
+/// How the programs of a foreign image ran when it was made; none where qemu alone ran them, and for
+/// an image that was made elsewhere.
+///
+/// # Errors
+/// If the repository cannot be read.
+pub fn accelerated(store: &Store, commit: Sha256) -> Result<Option<Accelerated>> {
+    store.value_beside_commit(commit, ACCELERATED_KEY)
 }
 
 /// Commits changes whose contents are in the repository already: [`Adopter::commit`] with nothing to

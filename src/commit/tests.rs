@@ -50,6 +50,7 @@ fn configured(changes: Vec<TreeChange>) -> Configured {
         image: "image".to_owned(),
         changes,
         enforced: json!({ "tier": "full" }),
+        accelerated: None,
         packages: vec![("a".to_owned(), 0.5)],
     }
 }

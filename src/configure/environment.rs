@@ -85,6 +85,10 @@ pub struct Emulator {
     pub line: String,
     /// The static program.
     pub program: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// Whether it can be told `argv[0]` by the kernel, as the dispatcher of twins needs.
+    pub preserves_argv0: bool,
 }
 
 /// Where changes go.

@@ -5,6 +5,7 @@
 //! it, `order` which script runs when, `run` runs them, `interpose` and `normalise` are tables of
 //! what scripts see and the commit does not.
 
+mod acceleration;
 pub mod environment;
 mod interpose;
 mod journal;
@@ -24,15 +25,16 @@ use std::{
 
 use sandbox::Session;
 
+pub use acceleration::Acceleration;
 pub use environment::{Base, Changes, Emulator};
-pub use requirements::Requirements;
+pub use requirements::{AccelerationWish, Requirements};
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Composed, Configured, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::Kind,
-    report::Reporter,
+    report::{Event, Reporter},
 };
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
@@ -55,6 +57,8 @@ pub struct Inputs<'a> {
     pub base: &'a Base,
     /// What runs the image's programs, where this machine's processor does not.
     pub emulator: Option<&'a Emulator>,
+    /// Twins of the image's programs; none where all run in the emulator, or natively.
+    pub acceleration: Option<&'a Acceleration>,
     /// The text of a debconf preseed file.
     pub preseed: Option<&'a [u8]>,
     /// What must not degrade.
@@ -84,6 +88,9 @@ pub fn configure(
         inputs.emulator,
         Changes::New,
     );
+    if let Some(acceleration) = inputs.acceleration {
+        acceleration.add_to(&mut plan);
+    }
     // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
     // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
     let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
@@ -103,11 +110,31 @@ pub fn configure(
         return Err(error);
     }
     let packages = scripts.finish()?;
-    let changes = adopt_changes(&mut session, adopt, image, reporter, stop)?;
+    let accelerated =
+        inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
+    let changes = adopt_changes(&mut session, adopt, inputs, reporter, stop)?;
     let enforced = serde_json::to_value(session.enforced())
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
     session.close().context("closing the sandbox")?;
-    Ok(Configured { image: image.to_owned(), changes, enforced, packages })
+    Ok(Configured { image: image.to_owned(), changes, enforced, accelerated, packages })
+}
+
+/// Says how the programs of a foreign image ran; an error if all were required to run that had a twin.
+fn report(acceleration: &Acceleration, inputs: &Inputs<'_>, reporter: &dyn Reporter) -> Result<Accelerated> {
+    let image = inputs.composed.image.as_str();
+    let (accelerated, problem) = acceleration.report()?;
+    if let Some(problem) = problem {
+        reporter.warn(image, problem);
+    }
+    for program in accelerated.programs.iter().filter(|program| program.fallback) {
+        let message = format!("{} ran in qemu {} times: {}", program.path, program.starts, program.reason);
+        if inputs.requirements.acceleration() == AccelerationWish::Require {
+            return Err(Error::machine(format!("--accelerate require: {message}")).hint("--accelerate auto"));
+        }
+        reporter.warn(image, message);
+    }
+    reporter.event(Event::Accelerated { image: image.to_owned(), accelerated: accelerated.clone() });
+    Ok(accelerated)
 }
 
 /// A command to run in a tree whose changes are thrown away.
@@ -116,6 +143,8 @@ pub struct Run<'a> {
     pub command: Vec<Vec<u8>>,
     /// Where its changes go.
     pub changes: Changes,
+    /// Twins of the image's programs.
+    pub acceleration: Option<&'a Acceleration>,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// Whether the plan is reported.
@@ -132,7 +161,10 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
+    let mut plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
+    if let Some(acceleration) = run.acceleration {
+        acceleration.add_to(&mut plan);
+    }
     if run.debug {
         reporter.detail(image, plan.describe());
     }
@@ -188,14 +220,18 @@ pub fn forget_kept(kept: &Path) -> Result<()> {
 fn adopt_changes(
     session: &mut Session,
     adopt: &mut dyn Adopt,
-    image: &str,
+    inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<Vec<TreeChange>> {
+    let image = inputs.composed.image.as_str();
     let mut changes = Vec::new();
     session.changes::<Error>(&mut |change, content| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
+        }
+        if inputs.acceleration.is_some_and(|acceleration| acceleration.hides(&change.path)) {
+            return Ok(());
         }
         let path = String::from_utf8_lossy(&change.path).into_owned();
         if let Some(ours) = interpose::content(&change.path) {

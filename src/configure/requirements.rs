@@ -10,6 +10,19 @@ use crate::{Error, Result, report::Reporter};
 pub struct Requirements {
     view: Option<View>,
     required: Vec<Requirement>,
+    acceleration: AccelerationWish,
+}
+
+/// `--accelerate`: whether a foreign image's programs run natively where they can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccelerationWish {
+    /// Where it is possible; what is not is reported.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// It is an error where it is not possible, or where a program that should could not.
+    Require,
 }
 
 /// Something that `--require` can name.
@@ -40,7 +53,7 @@ impl Requirements {
     pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
         for (option, value, given) in [
             ("tier", &options.tier, &["auto", "full"][..]),
-            ("accelerate", &options.accelerate, &["auto", "off"]),
+            ("accelerate", &options.accelerate, &["auto", "off", "require"]),
         ] {
             if let Some(value) = value
                 && !given.contains(&value.as_str())
@@ -70,12 +83,22 @@ impl Requirements {
             Requirement::View(view) => Some(*view),
             _ => None,
         });
-        Ok(Requirements { view: asked.or(wanted), required })
+        let acceleration = match options.accelerate.as_deref() {
+            Some("off") => AccelerationWish::Off,
+            Some("require") => AccelerationWish::Require,
+            _ => AccelerationWish::Auto,
+        };
+        Ok(Requirements { view: asked.or(wanted), required, acceleration })
     }
 
     /// The view that was asked for; none: any.
     pub(super) fn view(&self) -> Option<View> {
         self.view
+    }
+
+    /// Whether programs of a foreign image are to run natively.
+    pub fn acceleration(&self) -> AccelerationWish {
+        self.acceleration
     }
 
     /// Reports what is less than was asked; an error if it was required.

@@ -251,25 +251,52 @@ fn search<'u, 'a>(
     }
 }
 
-/// Picks single packages without what they depend on, such as the emulator that runs an image's
-/// programs on this machine: of each entry of `names`, alternatives apart by `|`, the first that
-/// has a candidate. `indexes` are those of `architecture`.
-pub fn resolve_tools(architecture: &str, names: &[&str], indexes: &[Index]) -> Result<Lockfile> {
+/// Why a package is in a lock of tools: it runs the image's programs on this machine.
+pub const EMULATOR: &str = "emulator";
+/// Why a package is in a lock of tools: it is one of the image's, for this machine.
+pub const TWIN: &str = "twin";
+
+/// Picks what runs an image's programs on a machine of `architecture`, whose indexes these are: the
+/// first of the packages `emulators` that has a candidate, and of each package of the image the one
+/// of the same source version, if there is one. Nothing that they depend on: of twins only those
+/// are used whose libraries are twins, too.
+pub fn resolve_tools(
+    architecture: &str,
+    emulators: &[&str],
+    image: &[LockedPackage],
+    indexes: &[Index],
+) -> Result<Lockfile> {
     let universe = Universe::new(architecture, indexes)?;
     let policy = Policy::new(&universe, indexes, &[])?;
-    let mut packages = Vec::new();
-    for alternatives in names {
-        let candidate = alternatives.split('|').map(str::trim).find_map(|name| {
-            let group = universe.find_name(name.as_bytes())?;
-            policy.candidate(&universe, universe.preferred(group, true)?)
-        });
-        let Some(version) = candidate else {
-            return Err(Error::input(format_args!("no index for {architecture} has {alternatives}"))
-                .hint("add a Debian suite with the component main to the manifest's repositories"));
-        };
+    let entry = |version: VersionId, reason: &str| {
         let data = universe.version(version);
         let index = &indexes[usize::from(data.indexes[0])];
-        packages.push(lockfile::entry(data.stanza, &index.repository, &index.suite)?);
+        let mut entry = lockfile::entry(data.stanza, &index.repository, &index.suite)?;
+        entry.stanza.set(lockfile::REASON, reason);
+        Ok::<_, Error>(entry)
+    };
+    let candidate = emulators.iter().find_map(|name| {
+        let group = universe.find_name(name.as_bytes())?;
+        policy.candidate(&universe, universe.preferred(group, true)?)
+    });
+    let Some(emulator) = candidate else {
+        let message = format!("no index for {architecture} has {}", emulators.join(" or "));
+        return Err(Error::input(message)
+            .hint("add a Debian suite with the component main to the manifest's repositories"));
+    };
+    let mut packages = vec![entry(emulator, EMULATOR)?];
+    for package in image.iter().filter(|package| package.architecture != "all") {
+        let Some(group) = universe.find_name(package.name.as_bytes()) else { continue };
+        for version in universe.siblings(group).flat_map(|sibling| universe.versions(sibling)) {
+            if universe.architecture_of(version) != architecture {
+                continue;
+            }
+            let twin = entry(version, TWIN)?;
+            if twin.source_version() == package.source_version() && twin.name != packages[0].name {
+                packages.push(twin);
+                break;
+            }
+        }
     }
     lockfile::sort(&mut packages);
     packages.dedup();

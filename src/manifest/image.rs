@@ -9,8 +9,18 @@ use crate::{
 };
 
 /// The keys of an image.
-const KEYS: &[&str] =
-    &["arch", "packages", "repos", "recommends", "essential", "priority", "pins", "preseed"];
+const KEYS: &[&str] = &[
+    "arch",
+    "packages",
+    "repos",
+    "recommends",
+    "essential",
+    "priority",
+    "pins",
+    "preseed",
+    "accelerate",
+    "emulate",
+];
 
 /// The keys of a pin.
 const PIN_KEYS: &[&str] = &["package", "pin", "priority"];
@@ -55,7 +65,23 @@ fn read(name: &Spanned<String>, section: &Section<'_>, repositories: &[Repositor
         path => path.map(|path| section.folder().join(path.get_ref())),
     };
     let lock = section.folder().join(format!("{}.lock", name.get_ref()));
-    Ok(Image { request, lock, preseed })
+    let (accelerate, emulate) = (patterns(section, "accelerate")?, patterns(section, "emulate")?);
+    Ok(Image { request, lock, preseed, accelerate, emulate })
+}
+
+/// Names of packages, or paths of programs, in which `*` stands for any characters.
+fn patterns(section: &Section<'_>, key: &str) -> Result<Vec<String>> {
+    let Some(list) = section.texts(key)? else { return Ok(Vec::new()) };
+    for item in list.get_ref() {
+        if item.get_ref().is_empty() {
+            return Err(section.error(item.span(), format!("{} has an empty name", section.path(key))));
+        }
+        if item.get_ref().starts_with('/') {
+            let error = section.error(item.span(), format!("{:?} begins with a slash", item.get_ref()));
+            return Err(error.hint(format!("write {:?}", item.get_ref().trim_start_matches('/'))));
+        }
+    }
+    Ok(list.into_inner().into_iter().map(Spanned::into_inner).collect())
 }
 
 /// Whether `name` can name an image. It becomes a fragment of a ref, for which libostree allows

@@ -7,11 +7,11 @@ use std::{
     thread,
 };
 
-use super::{LockMode, Session, StageTwo, compose_locked, locks, pool, stage_two, tools};
+use super::{LockMode, Session, StageTwo, acceleration, compose_locked, locks, pool, stage_two, tools};
 use crate::{
     Error, Result,
     artefacts::{Committed, Image, Lockfile},
-    configure::Requirements,
+    configure::{AccelerationWish, Requirements},
     store::Store,
 };
 
@@ -101,6 +101,9 @@ fn build_one(
     {
         return Ok(committed);
     }
-    tools::fetch(session, image)?;
+    tools::fetch(session, image, lockfile)?;
+    if Requirements::new(options)?.acceleration() != AccelerationWish::Off {
+        acceleration::fetch(session, image, lockfile)?;
+    }
     stage_two::configure_composed(session, image, options, &composed)
 }

@@ -71,13 +71,14 @@ fn resolve(
     let request = &image.request;
     let acquire = Acquire::new(session.offline, session.stop);
     // The tools' index comes from the same archives: get both at the same time.
-    let (indexes, pinned) = std::thread::scope(|scope| {
-        let pinned = scope.spawn(|| tools::lock(session, image, update, &acquire));
+    let (indexes, tools) = std::thread::scope(|scope| {
+        let tools = scope.spawn(|| tools::Indexes::obtain(session, image, &acquire));
         let indexes = obtain(session, request, &architectures(request), &acquire);
-        (indexes, pinned.join().unwrap_or_else(|_| Err(Error::bug("the search for tools panicked"))))
+        (indexes, tools.join().unwrap_or_else(|_| Err(Error::bug("the search for tools panicked"))))
     });
     let lockfile = lock::resolve(request, &indexes?, previous)?;
     let written = write(&image.lock, &lockfile)?;
+    let pinned = tools.and_then(|tools| tools.map_or(Ok(()), |tools| tools.lock(image, &lockfile, update)));
     tools::tolerate(session, image, pinned)?;
     Ok(Locked { lockfile, path: image.lock.clone(), written })
 }

@@ -8,7 +8,9 @@
 //! | `build` | `build` |
 //! | `comparison` | `diff` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
+//! | `acceleration` | no verb: native programs for foreign images |
 
+mod acceleration;
 mod build;
 mod comparison;
 mod locks;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read, path::Path};
 
-use super::{Session, locks, tools};
+use super::{Session, acceleration, locks, tools};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
@@ -18,7 +18,10 @@ pub fn fetch(session: &Session<'_>, images: &[Image]) -> Result<()> {
     let lockfiles = images.iter().map(|image| locks::read(&image.lock)).collect::<Result<Vec<_>>>()?;
     let pairs: Vec<(&Image, &Lockfile)> = images.iter().zip(&lockfiles).collect();
     fetch_locked(session, &pairs)?;
-    images.iter().try_for_each(|image| tools::fetch(session, image))
+    pairs.iter().try_for_each(|(image, lockfile)| {
+        tools::fetch(session, image, lockfile)?;
+        acceleration::fetch(session, image, lockfile)
+    })
 }
 
 /// The same for locks that were read. What several images need is downloaded once.

@@ -11,13 +11,13 @@ use std::{
 use sandbox::view::{self, Listing, ListingBuilder, ROOT};
 use serde_json::json;
 
-use super::{Session, StageTwo, not_built, tools};
+use super::{Session, StageTwo, acceleration, not_built, tools};
 use crate::{
     Context, Error, Result,
     artefacts::{Committed, Composed, Configured, Image, Metadata},
     commit::Adopter,
     compose,
-    configure::{self, Adopt, Base, Changes, Requirements},
+    configure::{self, Acceleration, Adopt, Base, Changes, Requirements},
     digest::Sha256,
     report::Stage,
     store::{Store, Visit, Visited, records::configured_reference},
@@ -52,6 +52,8 @@ pub(super) fn configure_composed(
     let store = Store::open(&session.repo)?;
     let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
     let base = base(session, name, composed.commit)?;
+    let wish = requirements.acceleration();
+    let acceleration = acceleration::prepare(session, image, composed, emulator.as_ref(), wish)?;
     let total = composed.packages.len() as u64;
     // The store's transaction begins with the first change: scripts may take minutes.
     let mut adopting = Adopting { repo: &session.repo, adopter: None };
@@ -60,6 +62,7 @@ pub(super) fn configure_composed(
             composed,
             base: &base,
             emulator: emulator.as_ref(),
+            acceleration: acceleration.as_ref(),
             preseed: preseed.as_deref(),
             requirements: &requirements,
             logs: session.logs(),
@@ -80,6 +83,7 @@ pub(super) fn configure_composed(
     for (what, result) in [
         ("what an earlier failed run left", configure::forget_kept(&session.kept(name))),
         ("the work folder", base.remove()),
+        ("the work folder of native programs", acceleration.map_or(Ok(()), Acceleration::remove)),
     ] {
         if let Err(error) = result {
             session.reporter.warn(name, format!("{what} could not be removed: {error}"));
@@ -114,7 +118,10 @@ fn summary(configured: &Configured) -> String {
     slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
     let slowest: Vec<String> =
         slowest.iter().take(3).map(|(package, seconds)| format!("{package} {seconds:.1} s")).collect();
-    format!("{} packages; slowest: {}", configured.packages.len(), slowest.join(", "))
+    let ran = configured.accelerated.as_ref().map_or(String::new(), |ran| {
+        format!("{} programs run natively and {} in qemu; ", ran.native, ran.emulated)
+    });
+    format!("{} packages; {ran}slowest: {}", configured.packages.len(), slowest.join(", "))
 }
 
 /// Lists a commit for a sandbox, after what killed runs left is removed.
@@ -227,11 +234,15 @@ pub fn run(
     let record = store.image_record(commit)?.ok_or_else(|| not_built(image))?;
     let emulator = tools::emulator(session, None, &record.architecture, &store)?;
     let base = base(session, image, commit)?;
+    let wish = requirements.acceleration();
+    let acceleration = acceleration::found(session, image, commit, emulator.as_ref(), wish)?;
     let command = match command {
         [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(|word| word.clone().into_vec()).collect(),
     };
-    let run = configure::Run { command, changes, debug: session.debug, requirements: &requirements };
+    let acceleration = acceleration.as_ref();
+    let run =
+        configure::Run { command, changes, acceleration, debug: session.debug, requirements: &requirements };
     let status = configure::run(&base, emulator.as_ref(), run, image, session.reporter, session.stop);
     if let Err(error) = base.remove() {
         session.reporter.warn(image, format!("the work folder could not be removed: {error}"));

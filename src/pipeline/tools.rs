@@ -1,7 +1,8 @@
-//! qemu-user for foreign images: pinned beside the lock, fetched like packages, found again.
+//! What foreign images need on this machine, pinned beside the lock: qemu-user, fetched like packages
+//! and found again here; and the packages of native twins, for `acceleration`.
 //!
-//! `IMAGE.tools.HOST.lock` pins the package of the archive that has it, for hosts of one
-//! architecture. Of that package only the one program is kept, at `deb/tools/HOST/qemu-NAME/DEB`.
+//! `IMAGE.tools.HOST.lock` names them, for hosts of one architecture. Of qemu's package only the one
+//! program is kept, at `deb/tools/HOST/qemu-NAME/DEB`.
 
 use std::{
     io::Read,
@@ -14,25 +15,30 @@ use super::{Session, locks, pool};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
-    artefacts::{Image, LockedPackage},
+    artefacts::{Image, LockedPackage, Lockfile},
     configure::Emulator,
+    digest::Sha256,
     error::Kind,
     fetch::DebSink,
-    ingest, lock,
+    ingest,
+    lock::{self, index::Index, lockfile},
     store::Store,
 };
 
+/// What a lock of tools depends on beside the image's lock: what is pinned in it.
+const RULES: u32 = 1;
+
 /// A foreign image on this host.
-struct Foreign {
-    host: &'static Architecture,
-    target: &'static Architecture,
+pub(super) struct Foreign {
+    pub(super) host: &'static Architecture,
+    pub(super) target: &'static Architecture,
     /// qemu's name of the architecture, as in `qemu-arm`.
     name: &'static str,
 }
 
 impl Foreign {
     /// None if this machine runs the image's programs itself.
-    fn new(session: &Session<'_>, architecture: &str) -> Result<Option<Foreign>> {
+    pub(super) fn new(session: &Session<'_>, architecture: &str) -> Result<Option<Foreign>> {
         let host =
             qemu::host().ok_or_else(|| Error::machine("this machine's architecture is none of Debian's"))?;
         let target = qemu::find(architecture)
@@ -50,8 +56,8 @@ impl Foreign {
         Ok(Some(Foreign { host, target, name }))
     }
 
-    /// Where the pinned package of an image is named.
-    fn lock(&self, image: &Image) -> PathBuf {
+    /// Where an image's tools are pinned.
+    fn lock_path(&self, image: &Image) -> PathBuf {
         image.lock.with_file_name(format!("{}.tools.{}.lock", image.request.image, self.host.name))
     }
 
@@ -65,33 +71,80 @@ impl Foreign {
         format!("{}/{}", self.references(), package.sha256)
     }
 
+    /// The image's lock of tools, if it has one.
+    pub(super) fn tools(&self, image: &Image) -> Result<Option<Lockfile>> {
+        locks::read_if_there(&self.lock_path(image))
+    }
+
+    /// The package of the pinned emulator.
     fn pinned(&self, image: &Image) -> Result<Option<LockedPackage>> {
-        let lockfile = locks::read_if_there(&self.lock(image))?;
-        Ok(lockfile.and_then(|lockfile| lockfile.packages.into_iter().next()))
+        Ok(self.tools(image)?.and_then(|tools| tools.packages.into_iter().find(is_emulator)))
     }
 }
 
-/// Pins the emulator of a foreign image. `update`: even if one is pinned already.
-pub(super) fn lock(session: &Session<'_>, image: &Image, update: bool, acquire: &Acquire<'_>) -> Result<()> {
-    let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(()) };
-    let path = foreign.lock(image);
-    if !update && path.exists() {
-        return Ok(());
+fn is_emulator(package: &LockedPackage) -> bool {
+    package.stanza.get(lockfile::REASON) == Some(lock::EMULATOR)
+}
+
+/// The indexes of this machine's architecture, for a foreign image.
+pub(super) struct Indexes {
+    foreign: Foreign,
+    indexes: Vec<Index>,
+}
+
+impl Indexes {
+    /// Gets them; none for an image that needs no tools.
+    pub(super) fn obtain(
+        session: &Session<'_>,
+        image: &Image,
+        acquire: &Acquire<'_>,
+    ) -> Result<Option<Indexes>> {
+        let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(None) };
+        let indexes = locks::obtain(session, &image.request, &[foreign.host.name.to_owned()], acquire)?;
+        Ok(Some(Indexes { foreign, indexes }))
     }
-    let indexes = locks::obtain(session, &image.request, &[foreign.host.name.to_owned()], acquire)?;
-    // Which package has a static one differs between suites; the first suite decides.
-    let suite = indexes.first().map_or("", |index| index.suite.as_str());
-    let names: Vec<&str> =
-        qemu::packaged(foreign.target, suite).iter().map(|emulator| emulator.package).collect();
-    let lockfile = lock::resolve_tools(foreign.host.name, &[&names.join(" | ")], &indexes)?;
-    locks::write(&path, &lockfile).map(|_| ())
+
+    /// Pins the tools of an image with this lock, unless they are. An emulator that is pinned stays
+    /// until an `update`.
+    pub(super) fn lock(&self, image: &Image, lockfile: &Lockfile, update: bool) -> Result<()> {
+        let path = self.foreign.lock_path(image);
+        let previous = self.foreign.tools(image)?.filter(|_| !update);
+        let request = Some(digest(lockfile)?);
+        if previous.as_ref().is_some_and(|previous| previous.request == request) {
+            return Ok(());
+        }
+        // Which package has a static one differs between suites; the first suite decides.
+        let suite = self.indexes.first().map_or("", |index| index.suite.as_str());
+        let names: Vec<&str> =
+            qemu::packaged(self.foreign.target, suite).iter().map(|emulator| emulator.package).collect();
+        let mut tools =
+            lock::resolve_tools(self.foreign.host.name, &names, &lockfile.packages, &self.indexes)?;
+        if let Some(emulator) = previous.and_then(|previous| previous.packages.into_iter().find(is_emulator))
+        {
+            tools.packages.retain(|package| !is_emulator(package));
+            tools.packages.push(emulator);
+        }
+        tools.request = request;
+        locks::write(&path, &tools).map(|_| ())
+    }
+}
+
+/// The digest of what of an image's lock its tools depend on.
+fn digest(lockfile: &Lockfile) -> Result<Sha256> {
+    let packages: Vec<(&str, &str)> = lockfile
+        .packages
+        .iter()
+        .filter(|package| package.architecture != "all")
+        .map(|package| (package.name.as_str(), package.source_version()))
+        .collect();
+    Ok(Sha256::of(serde_json::to_string(&(RULES, packages)).map_err(Error::bug)?.as_bytes()))
 }
 
 /// Gets the pinned emulator of a foreign image, unless it is there. Where that cannot be had, says so:
 /// the host's own may do.
-pub(super) fn fetch(session: &Session<'_>, image: &Image) -> Result<()> {
+pub(super) fn fetch(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
     match Foreign::new(session, &image.request.architecture)? {
-        Some(foreign) => tolerate(session, image, fetch_pinned(session, image, &foreign)),
+        Some(foreign) => tolerate(session, image, fetch_pinned(session, image, lockfile, &foreign)),
         None => Ok(()),
     }
 }
@@ -108,9 +161,14 @@ pub(super) fn tolerate(session: &Session<'_>, image: &Image, result: Result<()>)
     }
 }
 
-fn fetch_pinned(session: &Session<'_>, image: &Image, foreign: &Foreign) -> Result<()> {
+fn fetch_pinned(session: &Session<'_>, image: &Image, lockfile: &Lockfile, foreign: &Foreign) -> Result<()> {
     let acquire = Acquire::new(session.offline, session.stop);
-    lock(session, image, false, &acquire)?;
+    let current = foreign
+        .tools(image)?
+        .is_some_and(|tools| tools.request.is_some() && digest(lockfile).ok() == tools.request);
+    if !current && let Some(indexes) = Indexes::obtain(session, image, &acquire)? {
+        indexes.lock(image, lockfile, false)?;
+    }
     let Some(package) = foreign.pinned(image)? else { return Ok(()) };
     let reference = foreign.reference(&package);
     if ingest::extracted(&Store::open_or_create(&session.repo)?, &reference)?.is_some() {
@@ -184,7 +242,13 @@ pub(super) fn emulator(
         }
         _ => session.reporter.detail(about, message),
     }
-    Ok(Some(Emulator { name: registration.name, line: registration.line, program: emulator.path }))
+    Ok(Some(Emulator {
+        name: registration.name,
+        line: registration.line,
+        program: emulator.path,
+        version: emulator.version.to_string(),
+        preserves_argv0: emulator.version.knows_preserved_argv0(),
+    }))
 }
 
 fn at(path: &Path) -> Result<qemu::Emulator> {

@@ -7,6 +7,7 @@
 //! refs/heads/deb/images/IMAGE/unpacked    what `dpkg --unpack` would leave           compose
 //! refs/heads/deb/images/IMAGE/configured  the finished image                         commit
 //! refs/heads/deb/tools/HOST/qemu-NAME/DEB one program of a deb, by its SHA-256       ingest
+//! refs/heads/deb/twins/HOST/ARCH/KEY      programs that run in place of foreign ones twins
 //! extensions/treestrap/                   what we keep beside the objects
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! keeps threads and processes apart. Objects are written in a [`Transaction`]: nothing becomes
 //! visible before it is on the disk.
 
+mod checkout;
 mod diff;
 mod object;
 pub mod records;
@@ -180,7 +182,7 @@ impl Store {
     /// # Errors
     /// If there is no such commit, or the value is not what it should be.
     pub fn commit_value<T: DeserializeOwned>(&self, commit: Sha256, key: &str) -> Result<Option<T>> {
-        value_of(&self.load(ObjectType::Commit, commit)?, commit, key)
+        value_of(&self.load(ObjectType::Commit, commit)?.child_value(0), commit, key)
     }
 
     /// As [`Store::commit_value`], if the commit's [`records::FORMAT_KEY`] is ours; else none.
@@ -188,10 +190,23 @@ impl Store {
     /// # Errors
     /// As [`Store::commit_value`].
     fn own_commit_value<T: DeserializeOwned>(&self, commit: Sha256, key: &str) -> Result<Option<T>> {
-        let variant = self.load(ObjectType::Commit, commit)?;
-        match value_of::<u32>(&variant, commit, records::FORMAT_KEY)? {
-            Some(records::FORMAT) => value_of(&variant, commit, key),
+        let values = self.load(ObjectType::Commit, commit)?.child_value(0);
+        match value_of::<u32>(&values, commit, records::FORMAT_KEY)? {
+            Some(records::FORMAT) => value_of(&values, commit, key),
             _ => Ok(None),
+        }
+    }
+
+    /// What stands under a key beside a commit ([`Transaction::write_beside_commit`]); none if there
+    /// is no such key.
+    ///
+    /// # Errors
+    /// If the repository cannot be read, or the value is not what it should be.
+    pub fn value_beside_commit<T: DeserializeOwned>(&self, commit: Sha256, key: &str) -> Result<Option<T>> {
+        let beside = self.repo.read_commit_detached_metadata(&commit.to_string(), gio::Cancellable::NONE);
+        match beside.map_err(|error| self.foreign(error))? {
+            Some(values) => value_of(&values, commit, key),
+            None => Ok(None),
         }
     }
 
@@ -214,8 +229,9 @@ impl Store {
 }
 
 /// The JSON value under a key of a commit's metadata.
-fn value_of<T: DeserializeOwned>(commit: &Variant, checksum: Sha256, key: &str) -> Result<Option<T>> {
-    for entry in commit.child_value(0).iter() {
+/// A value of a commit's metadata, or of what stands beside it.
+fn value_of<T: DeserializeOwned>(values: &Variant, checksum: Sha256, key: &str) -> Result<Option<T>> {
+    for entry in values.iter() {
         if entry.child_value(0).str() != Some(key) {
             continue;
         }

@@ -1,6 +1,6 @@
 //! Tests of the repository, with the ostree program as an independent reader.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::MetadataExt, process::Command};
 
 use super::*;
 use crate::error::Kind;
@@ -214,6 +214,26 @@ fn a_walk_tells_all_metadata() {
             "var/ 3 4 41777",
         ]
     );
+}
+
+#[test]
+fn a_checkout_is_of_links() {
+    let (folder, store) = repository();
+    let files = [
+        ("bin/again", plain(0o100_755), "program"),
+        ("bin/program", plain(0o100_755), "program"),
+        ("bin/setuid", plain(0o104_755), "setuid"),
+        ("lib/link", plain(0o120_777), "../bin/program"),
+    ];
+    let commit = commit(&store, &files);
+    let out = folder.path().join("out");
+    fs::create_dir(&out).expect("a folder");
+    store.checkout(commit, &out).expect("a checkout");
+    let status = |path: &str| fs::symlink_metadata(out.join(path)).expect(path);
+    assert_eq!(status("bin/program").ino(), status("bin/again").ino());
+    assert_eq!(status("bin/program").nlink(), 3, "the object, and two links");
+    assert_eq!(status("bin/setuid").mode(), 0o100_755);
+    assert_eq!(fs::read(out.join("lib/link")).expect("followed"), b"program");
 }
 
 #[test]

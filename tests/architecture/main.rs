@@ -22,6 +22,7 @@ const STAGES: &[(&str, &[&str])] = &[
     ("fetch", &["pipeline"]),
     ("ingest", &["pipeline"]),
     ("compose", &["pipeline"]),
+    ("twins", &["pipeline"]),
     ("configure", &["pipeline"]),
     ("commit", &["pipeline"]),
     ("export", &["pipeline"]),
@@ -51,7 +52,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (
         &["qemu"],
         // The sandbox's tests run foreign programs; the crate itself knows no emulator.
-        &["src/configure/", "src/pipeline/", "src/doctor/", "qemu/", "sandbox/tests/"],
+        &["src/configure/", "src/pipeline/", "src/doctor/", "src/twins/", "qemu/", "sandbox/tests/"],
         "configure brings emulation and sandbox together",
     ),
     (

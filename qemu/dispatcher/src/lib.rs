@@ -20,7 +20,8 @@
 //! - [`table`]: which programs have a twin; written by the parent, read here.
 //! - [`record`]: what is noted of every start; written here, read by the parent.
 //! - [`start`]: the decision, on the process's initial stack.
-//! - [`system`]: the few system calls.
+//! - [`watch`]: noting when a program has ended that qemu runs.
+//! - [`system`]: the system calls.
 //!
 //! It's not the place for policy: why a program has a twin is known to `qemu::twins`.
 //!
@@ -34,3 +35,5 @@ pub mod start;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub mod system;
 pub mod table;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub mod watch;

@@ -12,7 +12,7 @@
 //! 12  (zero)   u32
 //! 16  key      u64   of the program's fingerprint; 0 where it could not be taken
 //! 24  size     u64   of the program
-//! 32  time     u64   nanoseconds: CLOCK_MONOTONIC, or for `Ended` how long it ran
+//! 32  time     u64   nanoseconds of CLOCK_MONOTONIC
 //! 40  path           as execve(2) was given it, without NUL; its end where it is too long
 //! ```
 
@@ -35,8 +35,9 @@ pub enum Kind {
     /// It has credentials (set-id other than to root, file capabilities) that do not survive a
     /// second execve(2): qemu runs it.
     Privileged = 4,
-    /// A program that qemu ran has ended. The detail is its wait status where the kernel tells
-    /// (Linux ≥ 6.15), else `u32::MAX`; the time is how long it ran.
+    /// The process of this pid has ended, in which qemu had run the program; it may have started
+    /// others since, which have records of their own. The detail is its wait status where the kernel
+    /// tells (Linux ≥ 6.15), else `u32::MAX`.
     Ended = 5,
 }
 
@@ -62,7 +63,7 @@ pub struct Record<'a> {
     pub key: u64,
     /// The size of the program.
     pub size: u64,
-    /// Nanoseconds, see [`Kind`].
+    /// Nanoseconds of CLOCK_MONOTONIC.
     pub time: u64,
     /// The path as execve(2) was given it, without NUL.
     pub path: &'a [u8],

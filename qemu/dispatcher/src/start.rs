@@ -13,6 +13,7 @@ use crate::{
     record::{Kind, LONGEST, Record},
     system,
     table::{Fingerprint, HEADER, PREFIX, Table},
+    watch::watch,
 };
 
 /// What the auxiliary vector tells (getauxval(3); `linux/auxvec.h` has the numbers).
@@ -68,8 +69,12 @@ unsafe fn dispatch(stack: *const usize, table: &Table<'_>) {
     let note = |kind, detail| {
         let Fingerprint { key, size } = program.map_or(Fingerprint { key: 0, size: 0 }, |(_, found)| found);
         let record = Record { kind, detail, pid: system::process(), key, size, time: system::now(), path };
-        if let Some(log) = table.log() {
-            system::append(log, record.write(&mut [0; LONGEST]));
+        if let Some(log) = table.log()
+            && system::append(log, record.write(&mut [0; LONGEST]))
+            && kind != Kind::Twin
+        {
+            // SAFETY: argc is behind the stack pointer, and the interpreter's arguments behind that.
+            unsafe { watch(log, &record, stack.add(1).cast()) };
         }
     };
     let twin = program.and_then(|(descriptor, found)| Some((descriptor, table.twin(found)?)));

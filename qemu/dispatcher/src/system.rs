@@ -10,25 +10,45 @@ use core::ffi::c_char;
 mod number {
     pub(super) const WRITE: usize = 1;
     pub(super) const CLOSE: usize = 3;
+    pub(super) const IOCTL: usize = 16;
     pub(super) const PREAD64: usize = 17;
     pub(super) const GETPID: usize = 39;
+    pub(super) const CLONE: usize = 56;
     pub(super) const EXECVE: usize = 59;
+    pub(super) const WAIT4: usize = 61;
     pub(super) const FCNTL: usize = 72;
+    pub(super) const CHDIR: usize = 80;
+    pub(super) const SETSID: usize = 112;
+    pub(super) const PRCTL: usize = 157;
     pub(super) const CLOCK_GETTIME: usize = 228;
+    pub(super) const EXIT_GROUP: usize = 231;
     pub(super) const OPENAT: usize = 257;
+    pub(super) const PPOLL: usize = 271;
     pub(super) const STATX: usize = 332;
+    pub(super) const PIDFD_OPEN: usize = 434;
+    pub(super) const CLOSE_RANGE: usize = 436;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub(super) const FCNTL: usize = 25;
+    pub(super) const IOCTL: usize = 29;
+    pub(super) const CHDIR: usize = 49;
     pub(super) const OPENAT: usize = 56;
     pub(super) const CLOSE: usize = 57;
     pub(super) const WRITE: usize = 64;
     pub(super) const PREAD64: usize = 67;
+    pub(super) const PPOLL: usize = 73;
+    pub(super) const EXIT_GROUP: usize = 94;
     pub(super) const CLOCK_GETTIME: usize = 113;
+    pub(super) const SETSID: usize = 157;
+    pub(super) const PRCTL: usize = 167;
     pub(super) const GETPID: usize = 172;
+    pub(super) const CLONE: usize = 220;
     pub(super) const EXECVE: usize = 221;
+    pub(super) const WAIT4: usize = 260;
     pub(super) const STATX: usize = 291;
+    pub(super) const PIDFD_OPEN: usize = 434;
+    pub(super) const CLOSE_RANGE: usize = 436;
 }
 
 /// One system call.
@@ -106,26 +126,37 @@ pub fn process() -> u32 {
     unsafe { call(number::GETPID, [0; 5]) as u32 }
 }
 
-/// Appends to a file that is there. A failure goes unheard: nobody could be told.
-pub fn append(path: &[u8], bytes: &[u8]) {
+/// Opens a file that is there, to append to it.
+pub fn open_to_append(path: &[u8]) -> Option<usize> {
     const AT_FDCWD: usize = -100isize as usize;
     const O_WRONLY: usize = 1;
     const O_APPEND: usize = 0o2000;
     const O_CLOEXEC: usize = 0o2000000;
     if path.last() != Some(&0) {
-        return;
+        return None;
     }
     // SAFETY: the path ends in NUL.
     let descriptor = unsafe {
         call(number::OPENAT, [AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_APPEND | O_CLOEXEC, 0, 0])
     };
-    if descriptor >= 0 {
-        // SAFETY: pointer and length are those of a slice; the descriptor is ours.
-        unsafe {
-            call(number::WRITE, [descriptor as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0]);
-            call(number::CLOSE, [descriptor as usize, 0, 0, 0, 0]);
-        }
+    usize::try_from(descriptor).ok()
+}
+
+/// write(2), once. A failure goes unheard: nobody could be told.
+pub fn write(descriptor: usize, bytes: &[u8]) {
+    // SAFETY: pointer and length are those of a slice.
+    unsafe { call(number::WRITE, [descriptor, bytes.as_ptr() as usize, bytes.len(), 0, 0]) };
+}
+
+/// Appends to a file that is there: whether it is.
+pub fn append(path: &[u8], bytes: &[u8]) -> bool {
+    let descriptor = open_to_append(path);
+    if let Some(descriptor) = descriptor {
+        write(descriptor, bytes);
+        // SAFETY: the descriptor is ours.
+        unsafe { call(number::CLOSE, [descriptor, 0, 0, 0, 0]) };
     }
+    descriptor.is_some()
 }
 
 /// execve(2): returns only when it failed, with the errno.
@@ -140,4 +171,131 @@ pub unsafe fn execute(path: &[u8], argv: *const *const c_char, envp: *const *con
     let result =
         unsafe { call(number::EXECVE, [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0]) };
     result.unsigned_abs() as u32
+}
+
+/// Which of two processes this is.
+pub enum Fork {
+    /// The new one.
+    Child,
+    /// The old one; the new one's pid.
+    Parent(usize),
+    /// There is no new one.
+    None,
+}
+
+/// Makes a copy of this process, at whose end nobody gets a signal.
+pub fn fork() -> Fork {
+    // SAFETY: no flags, no pointers: the copy has memory of its own, with the same stack. The two
+    // machines have the last two arguments in different order, and all are zero.
+    match unsafe { call(number::CLONE, [0; 5]) } {
+        0 => Fork::Child,
+        process => usize::try_from(process).map_or(Fork::None, Fork::Parent),
+    }
+}
+
+/// Waits for a copy that [`fork`] has made, so that nothing is left of it.
+pub fn collect(process: usize) {
+    const WALL: usize = 0x4000_0000; // __WALL: also without an exit signal (wait(2))
+    // SAFETY: no status and no usage are asked for. No handler is there yet that could interrupt it.
+    unsafe { call(number::WAIT4, [process, 0, WALL, 0, 0]) };
+}
+
+/// Closes all descriptors: whether it did. (close_range(2), Linux 5.9)
+pub fn close_all() -> bool {
+    // SAFETY: no pointers; nothing here owns a descriptor.
+    unsafe { call(number::CLOSE_RANGE, [0, u32::MAX as usize, 0, 0, 0]) == 0 }
+}
+
+/// A descriptor of a process. (pidfd_open(2), Linux 5.3)
+pub fn open_process(process: u32) -> Option<usize> {
+    // SAFETY: no pointers.
+    usize::try_from(unsafe { call(number::PIDFD_OPEN, [process as usize, 0, 0, 0, 0]) }).ok()
+}
+
+/// Takes this process out of its session, its folder, and out of what ps(1) and pgrep(1) could
+/// mistake for the program that it's a copy of.
+///
+/// # Safety
+/// `argv` is an array of strings in memory that may be written, with a null pointer at its end.
+pub unsafe fn disappear(name: &core::ffi::CStr, argv: *const *const c_char) {
+    const PR_SET_NAME: usize = 15;
+    // SAFETY: name and folder are strings; the caller answers for argv.
+    unsafe {
+        call(number::SETSID, [0; 5]);
+        call(number::CHDIR, [c"/".as_ptr() as usize, 0, 0, 0, 0]);
+        let mut argument = argv;
+        while !(*argument).is_null() {
+            let mut byte = (*argument).cast_mut();
+            while *byte != 0 {
+                *byte = 0;
+                byte = byte.add(1);
+            }
+            argument = argument.add(1);
+        }
+        call(number::PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0]);
+    }
+}
+
+/// How a process ended.
+pub struct Ended {
+    /// When: nanoseconds of CLOCK_MONOTONIC.
+    pub time: u64,
+    /// The wait status, or `u32::MAX` where the kernel does not tell.
+    pub code: u32,
+}
+
+/// Waits until the process has ended, and then for at most `collection` nanoseconds until its
+/// parent has collected its status, since only then the kernel tells others.
+pub fn wait_for(process: usize, collection: u64) -> Ended {
+    const POLLIN: u64 = 1;
+    const EINTR: isize = -4;
+    let wait = |events: u64, time: Option<u64>| {
+        let limit = time.map(|time| [time / 1_000_000_000, time % 1_000_000_000]);
+        // struct pollfd: descriptor u32, events u16, returned events u16; both machines are little-endian.
+        let mut poll = process as u64 | events << 32;
+        loop {
+            let limit = limit.as_ref().map_or(0, |limit| limit.as_ptr() as usize);
+            // SAFETY: one struct pollfd, a struct timespec or null, no mask.
+            let result = unsafe { call(number::PPOLL, [&raw mut poll as usize, 1, limit, 0, 0]) };
+            if result != EINTR {
+                break;
+            }
+        }
+    };
+    wait(POLLIN, None);
+    let time = now();
+    let mut code = exit_code(process);
+    if code == Err(true) {
+        // Without events it's POLLHUP that is waited for: the process has been collected (Linux 6.9).
+        wait(0, Some(collection));
+        code = exit_code(process);
+    }
+    Ended { time, code: code.unwrap_or(u32::MAX) }
+}
+
+/// The wait status of a process that has been collected; else whether it may be told later.
+fn exit_code(process: usize) -> Result<u32, bool> {
+    const ENOTTY: isize = -25;
+    const PIDFD_INFO_EXIT: u64 = 1 << 3; // Linux 6.15
+    // _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info), of which Linux 6.13 had 64 bytes
+    // (include/uapi/linux/pidfd.h): a mask, and the exit code at the end.
+    const PIDFD_GET_INFO: usize = 0xc040_ff0b;
+    let mut information = [PIDFD_INFO_EXIT, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the structure is as large as the request says.
+    let result =
+        unsafe { call(number::IOCTL, [process, PIDFD_GET_INFO, information.as_mut_ptr() as usize, 0, 0]) };
+    let [mask, .., last] = information;
+    match result {
+        0 if mask & PIDFD_INFO_EXIT != 0 => Ok((last >> 32) as u32),
+        ENOTTY => Err(false),
+        _ => Err(true),
+    }
+}
+
+/// Ends this process.
+pub fn exit() -> ! {
+    loop {
+        // SAFETY: it does not return.
+        unsafe { call(number::EXIT_GROUP, [0; 5]) };
+    }
 }

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Machine,
     inventory::{Entry, Inventory, Object},
@@ -96,7 +98,7 @@ pub struct Closure {
 }
 
 /// Why a twin would not start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Missing {
     /// No such library in the tree, which this object needs.
     Library {

@@ -5,10 +5,11 @@ use std::{
     fmt,
 };
 
+use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::Fingerprint;
 
 use super::{
-    NotRewritten, TREE,
+    TREE,
     inventory::{Entry, Object, Package},
     libraries::{Missing, Resolver, Tree, join, merge_usr},
     loader,
@@ -20,7 +21,7 @@ use super::{
 use crate::interpreter::Twin;
 
 /// Everything that is to be done so that twins run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// What the dispatcher's table says.
     pub twins: Vec<Twin>,
@@ -39,9 +40,10 @@ pub struct Plan {
 }
 
 /// A foreign program that the dispatcher will meet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// How it's recognised.
+    #[serde(with = "crate::interpreter::as_pair")]
     pub fingerprint: Fingerprint,
     /// Whose it is.
     pub package: String,
@@ -50,7 +52,7 @@ pub struct Program {
 }
 
 /// A program that stays with qemu.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Emulated {
     /// The program.
     pub program: Program,
@@ -59,7 +61,7 @@ pub struct Emulated {
 }
 
 /// Something of the twin tree that is mounted, read-only, at a place of the image.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mount {
     /// Where, without the leading slash.
     pub target: String,
@@ -68,7 +70,7 @@ pub struct Mount {
 }
 
 /// Why a program has no twin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// Its package isn't in the table: scripts seldom start its programs.
     NotInTable,
@@ -94,7 +96,7 @@ pub enum Reason {
     /// Modules that it loads are missing natively.
     Modules(String),
     /// The twin could not be made of the program for this machine.
-    Rewrite(NotRewritten),
+    Rewrite(String),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
 }
@@ -152,7 +154,7 @@ pub fn plan(
             if let Ok(passed) = &twin
                 && let Err(why) = rewrite(&passed.path, &read(package.name, &passed.path)?, (machine, host))
             {
-                twin = Err(Reason::Rewrite(why));
+                twin = Err(Reason::Rewrite(why.to_string()));
             }
             decided.push((program, twin));
         }

@@ -133,7 +133,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh-keygen for openssh-server's host keys"),
     ("dbus-bin", "dbus-uuidgen, dbus-send"),
     ("dbus", "dbus-uuidgen before it was split"),
-    ("man-db", "man and manpath; mandb itself stays emulated"),
+    ("man-db", "mandb, whose index.db no commit has; man and manpath"),
     ("shared-mime-info", "update-mime-database"),
     ("desktop-file-utils", "update-desktop-database"),
     ("libglib2.0-bin", "glib-compile-schemas, gio"),
@@ -187,7 +187,6 @@ const EMULATED: &[(&str, &str)] = &[
     ("usr/sbin/iconvconfig", "it writes the cache of the gconv folder of its own architecture"),
     // What writes caches in a layout that depends on the machine.
     ("usr/bin/fc-cache", "its caches have the layout, and the name, of its own architecture"),
-    ("usr/bin/mandb", "gdbm writes padding of its memory into index.db: not the same natively"),
 ];
 
 /// Files that packages have on some architectures only, which changes nothing for their programs.
@@ -219,7 +218,7 @@ pub(super) fn may_load(program: &str, object: &str) -> bool {
 /// Programs that read or write files in the byte order of their machine. Where the image's is
 /// another one, they stay emulated.
 const BYTE_ORDER: &[&str] =
-    &["usr/bin/localedef", "usr/bin/mandb", "usr/bin/makedb", "usr/bin/kmod", "*/glib-compile-schemas"];
+    &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "*/glib-compile-schemas"];
 
 /// Whether the program's files have the machine's byte order; the path is a neutral one.
 pub(super) fn in_byte_order(path: &str) -> bool {

@@ -264,7 +264,7 @@ fn an_image_says_which_packages_are_wanted() {
             "libgcc-s1: modules that libc6 loads",
             "libpython3.11-stdlib: modules that python3.11-minimal loads",
             "libz1: libraries of python3.11-minimal",
-            "man-db: man and manpath; mandb itself stays emulated",
+            "man-db: mandb, whose index.db no commit has; man and manpath",
             "python3.11-minimal: py3compile, py3clean",
         ]
     );

@@ -24,8 +24,27 @@ cp foreign changed && printf x >> changed && run changed ./changed
 cp foreign changed && printf x | dd of=changed bs=1 seek=100 conv=notrunc status=none && run patched ./changed
 mkdir root && cp foreign root/ && run chroot chroot root /foreign in-chroot
 chmod 111 alone && run unreadable ./alone
+run blocked-signal env --block-signal=CHLD ./alone
+run end-of-output sh -c '(./alone linger seen &) | cat; touch seen; ls nobody* 2>/dev/null'
+run exec-of-twin ./alone exec ./foreign after
+run killed ./alone die 9 2>&1
+# Those of programs that have ended go; one may not have its name yet.
+drain() { sleep 0.2; while grep -q treestrap-watch /proc/[0-9]*/comm 2>/dev/null; do sleep 0.01; done; }
+drain
+# The watcher has the program's process and the log open, pid 1 as its parent, and no arguments.
+./alone linger never > /dev/null &
+until grep -q treestrap-watch /proc/[0-9]*/comm; do sleep 0.01; done
+sleep 0.1
+echo watcher:
+for process in /proc/[0-9]*; do
+    test "$(cat "$process/comm")" = treestrap-watch || continue
+    echo "  $(ls "$process/fd" | wc -l) descriptors, child of $(cut -d' ' -f4 "$process/stat"), $(tr -d '\0' < "$process/cmdline" | wc -c) bytes of arguments, in $(readlink "$process/cwd")"
+done
+touch never
 if [ "$MAPPED" = many ]; then
     cp foreign setuid && chmod 4755 setuid && chmod 755 . && run set-id setpriv --reuid 33 --regid 33 --clear-groups ./setuid
     cp foreign setother && chown 34 setother && chmod 4755 setother && run set-other-id setpriv --reuid 33 --regid 33 --clear-groups ./setother
     run unreadable-to-others setpriv --reuid 33 --regid 33 --clear-groups ./alone
 fi
+# The last watchers have to write before pid 1, this shell, ends.
+drain

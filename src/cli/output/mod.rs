@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::outcome::{Outcome, Text};
 use crate::{
     Error, Result,
+    artefacts::Accelerated,
     error::Kind,
     report::{Event, FORMAT, Reporter},
 };
@@ -45,6 +46,8 @@ pub(super) struct Options {
     pub(super) verbosity: Verbosity,
     /// Whether standard output belongs to the verb's own data, so that events go to standard error.
     pub(super) stdout_is_data: bool,
+    /// `--explain-acceleration`: why programs of a foreign image ran in qemu.
+    pub(super) explain_acceleration: bool,
 }
 
 /// Where events go.
@@ -206,6 +209,11 @@ impl Output {
                 let summary = if summary.is_empty() { "done".into() } else { summary };
                 Some(format!("{image}: {}: {summary} ({seconds:.1} s)", stage.name()))
             }
+            Event::Accelerated { image, accelerated }
+                if self.options.explain_acceleration || self.options.verbosity == Verbosity::Verbose =>
+            {
+                Some(explanation(image, accelerated))
+            }
             Event::Detail { about: of, message } if self.options.verbosity == Verbosity::Verbose => {
                 Some(format!("{}{}", about(of), printable(message)))
             }
@@ -220,6 +228,7 @@ impl Reporter for Output {
             Display::Json => {
                 let wanted = match event {
                     Event::Detail { .. } => self.options.verbosity == Verbosity::Verbose,
+                    Event::Accelerated { .. } if self.options.explain_acceleration => true,
                     Event::Warning { .. } => true,
                     _ => self.options.verbosity > Verbosity::Quiet,
                 };
@@ -249,6 +258,18 @@ pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// What ran where, and why not natively: a line a program.
+fn explanation(image: &str, accelerated: &Accelerated) -> String {
+    let (native, emulated) = (accelerated.native, accelerated.emulated);
+    let mut text = format!("{image}: {native} programs run natively, {emulated} in qemu");
+    for program in &accelerated.programs {
+        let package = program.package.as_deref().unwrap_or("no package");
+        let (count, path, reason) = (program.starts, printable(&program.path), printable(&program.reason));
+        text.push_str(&format!("\n  {count} x {path} ({package}): {reason}"));
+    }
+    text
+}
+
 /// `text` with its control characters escaped, but for new lines and tabs: what packages, scripts
 /// and archives say must not drive the terminal.
 fn printable(text: &str) -> String {
@@ -272,7 +293,7 @@ mod tests {
 
     fn output(verbosity: Verbosity) -> Output {
         Output {
-            options: Options { json: false, verbosity, stdout_is_data: false },
+            options: Options { json: false, verbosity, stdout_is_data: false, explain_acceleration: false },
             display: Display::Lines(Mutex::default()),
             style: Style::new(false),
             stdout_closed: AtomicBool::new(false),

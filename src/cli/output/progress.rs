@@ -53,7 +53,8 @@ impl Bars {
                 }
             }
             Event::Finished { image, stage, .. } => self.replace((image.clone(), *stage), None),
-            Event::Warning { .. } | Event::Note { .. } | Event::Detail { .. } => {}
+            Event::Accelerated { .. } | Event::Warning { .. } | Event::Note { .. } | Event::Detail { .. } => {
+            }
         }
     }
 
@@ -144,7 +145,9 @@ impl Lines {
                 self.running.remove(&(image.clone(), *stage));
                 None
             }
-            Event::Warning { .. } | Event::Note { .. } | Event::Detail { .. } => None,
+            Event::Accelerated { .. } | Event::Warning { .. } | Event::Note { .. } | Event::Detail { .. } => {
+                None
+            }
         }
     }
 }

@@ -1,0 +1,199 @@
+//! Native twins for foreign images: their packages are fetched like the image's own, what they make
+//! is stored, and stage 2 gets it to mount (docs/acceleration.md).
+//!
+//! Whatever is missing costs time and no more: without twins, qemu runs every program. So what goes
+//! wrong here is a note, unless `--accelerate require` says otherwise.
+
+use std::{collections::BTreeSet, path::Path};
+
+use qemu::twins::{Policy, Rule};
+
+use super::{Session, pool, tools::Foreign};
+use crate::{
+    Error, Result,
+    artefacts::{Composed, Image, LockedPackage, Lockfile},
+    commit,
+    configure::{Acceleration, AccelerationWish, Emulator},
+    digest::Sha256,
+    error::Kind,
+    ingest::Ingester,
+    store::Store,
+    twins::{self, Inventories, Machines, Member, Twins},
+};
+
+/// Downloads the packages of an image's twins. Its own packages are in the repository, and its tools
+/// are locked.
+pub(super) fn fetch(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
+    match fetch_wanted(session, image, lockfile) {
+        Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
+            let message = format!("native programs could not be got from the archive: {error}");
+            session.reporter.warn(&image.request.image, message);
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn fetch_wanted(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
+    let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(()) };
+    let Some(machines) = Machines::of(foreign.target.name, foreign.host.name) else { return Ok(()) };
+    let Some(tools) = foreign.tools(image)? else { return Ok(()) };
+    let store = Store::open(&session.repo)?;
+    let members = members(lockfile.packages.iter(), &Ingester::new(&session.repo)?)?;
+    let wanted = twins::wanted(&mut Inventories::new(&store), &members, &machines, &policy(image))?;
+    let packages = tools
+        .packages
+        .into_iter()
+        .filter(|package| wanted.contains(&package.name) && package.architecture == foreign.host.name)
+        .collect();
+    let natives = Lockfile { packages, request: None };
+    pool::fetch_locked(session, &[(image, &natives)])
+}
+
+/// The image's twins; none where it is not a foreign one, or `wish` is not to have any.
+///
+/// # Errors
+/// `Kind::Machine` if they are required and cannot be had.
+pub(super) fn prepare(
+    session: &Session<'_>,
+    image: &Image,
+    composed: &Composed,
+    emulator: Option<&Emulator>,
+    wish: AccelerationWish,
+) -> Result<Option<Acceleration>> {
+    let Some(emulator) = emulator.filter(|_| wish != AccelerationWish::Off) else { return Ok(None) };
+    let made = make(session, image, composed).and_then(|twins| mount(session, twins, emulator));
+    tolerate(session, &image.request.image, made, wish)
+}
+
+/// The twins with which a configured image was made, for `run`.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) fn found(
+    session: &Session<'_>,
+    image: &str,
+    commit: Sha256,
+    emulator: Option<&Emulator>,
+    wish: AccelerationWish,
+) -> Result<Option<Acceleration>> {
+    let Some(emulator) = emulator.filter(|_| wish != AccelerationWish::Off) else { return Ok(None) };
+    let store = Store::open(&session.repo)?;
+    let twins = match commit::accelerated(&store, commit)? {
+        Some(accelerated) => twins::load(&store, accelerated.twins)?,
+        None => None,
+    };
+    let made = twins
+        .ok_or_else(|| Error::machine("it was not made with native programs"))
+        .and_then(|twins| mount(session, twins, emulator));
+    match made {
+        Err(error) if wish == AccelerationWish::Auto => {
+            session.reporter.detail(image, format!("all programs run in qemu: {error}"));
+            Ok(None)
+        }
+        made => tolerate(session, image, made, wish),
+    }
+}
+
+fn tolerate(
+    session: &Session<'_>,
+    image: &str,
+    made: Result<Acceleration>,
+    wish: AccelerationWish,
+) -> Result<Option<Acceleration>> {
+    match made {
+        Ok(acceleration) => Ok(Some(acceleration)),
+        Err(error) if wish == AccelerationWish::Require => {
+            let error = Error::machine(format!("--accelerate require: {error}"));
+            Err(error.hint(format!("treestrap fetch {image}    gets the packages; or --accelerate auto")))
+        }
+        Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
+            session.reporter.note(image, format!("all programs run in qemu: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn make(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Twins> {
+    let foreign = Foreign::new(session, &composed.architecture)?;
+    let foreign = foreign.ok_or_else(|| Error::bug("an emulator for what runs natively"))?;
+    let machines = Machines::of(foreign.target.name, foreign.host.name).ok_or_else(|| {
+        let (target, host) = (foreign.target.name, foreign.host.name);
+        Error::machine(format!("programs for {target} have no twins on {host}"))
+    })?;
+    if let Some(package) = composed.packages.iter().find(|package| package.architecture == foreign.host.name)
+    {
+        return Err(Error::machine(format!(
+            "{} is a package of this machine's architecture, whose libraries twins would hide",
+            package.qualified_name
+        )));
+    }
+    let tools = foreign.tools(image)?;
+    let tools = tools.ok_or_else(|| Error::input("there is no lock of tools"))?;
+    let locked = locked(image, composed)?;
+    let ingester = Ingester::new(&session.repo)?;
+    let members = members(locked.iter(), &ingester)?;
+    let mut natives = Vec::new();
+    for package in tools.packages.iter().filter(|package| package.architecture == foreign.host.name) {
+        if let Some(ingested) = ingester.lookup(package)? {
+            natives.push(Member::new(package, ingested));
+        }
+    }
+    if natives.is_empty() {
+        return Err(Error::input("no package for this machine is in the repository"));
+    }
+    let store = Store::open(&session.repo)?;
+    twins::prepare(&store, &mut Inventories::new(&store), (&members, &natives), &machines, &policy(image))
+}
+
+/// The lock's entries of what was composed: the lock may have changed since.
+fn locked(image: &Image, composed: &Composed) -> Result<Vec<LockedPackage>> {
+    let lockfile = super::locks::read(&image.lock)?;
+    let key = |name: &str, version: &str, architecture: &str| format!("{name}_{version}_{architecture}");
+    let composed: BTreeSet<String> = composed
+        .packages
+        .iter()
+        .map(|package| key(&package.name, &package.version, &package.architecture))
+        .collect();
+    let locked: Vec<LockedPackage> =
+        lockfile.packages.into_iter().filter(|package| composed.contains(&package.id())).collect();
+    match locked.len() == composed.len() {
+        true => Ok(locked),
+        false => Err(Error::input("the lock has changed since the image was composed")),
+    }
+}
+
+fn members<'a>(
+    packages: impl Iterator<Item = &'a LockedPackage>,
+    ingester: &Ingester,
+) -> Result<Vec<Member>> {
+    packages
+        .map(|package| {
+            let ingested = ingester.lookup(package)?;
+            let ingested = ingested.ok_or_else(|| {
+                Error::input(format!("{} is not in the repository", package.id())).hint("treestrap fetch")
+            })?;
+            Ok(Member::new(package, ingested))
+        })
+        .collect()
+}
+
+/// Checks the tree out, and puts the dispatcher in front of the emulator.
+fn mount(session: &Session<'_>, twins: Twins, emulator: &Emulator) -> Result<Acceleration> {
+    let store = Store::open(&session.repo)?;
+    let checkout = |folder: &Path| store.checkout(twins.commit, folder);
+    Acceleration::new(twins.plan, twins.commit, &session.work(), checkout, emulator)
+}
+
+/// The built-in tables and what the manifest adds to them.
+fn policy(image: &Image) -> Policy {
+    let mut policy = Policy::default();
+    let rules = |patterns: &[String], reason: &str| -> Vec<Rule> {
+        let rule = |pattern: &String| Rule { pattern: pattern.clone(), reason: reason.to_owned() };
+        patterns.iter().map(rule).collect()
+    };
+    policy.packages.extend(rules(&image.accelerate, "the manifest says so"));
+    policy.emulated.splice(0..0, rules(&image.emulate, "the manifest says so"));
+    policy
+}

@@ -1,0 +1,105 @@
+//! What packages contain, as far as twins are concerned: read from their trees once, and kept beside
+//! the objects, since a package never changes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use qemu::twins::{Inventory, libraries::merge_usr};
+
+use super::Member;
+use crate::{
+    Context, Error, Result,
+    artefacts::IngestedPackage,
+    digest::Sha256,
+    store::{Folder, Node, PRIVATE_FOLDER, Store},
+};
+
+/// The folder's name; another one when inventories have other fields.
+const FOLDER: &str = "inventories-1";
+
+/// Reads inventories of packages in a repository.
+pub struct Inventories<'a> {
+    store: &'a Store,
+    folder: PathBuf,
+}
+
+impl<'a> Inventories<'a> {
+    /// Of this repository.
+    pub fn new(store: &'a Store) -> Self {
+        Inventories { store, folder: store.path().join(PRIVATE_FOLDER).join(FOLDER) }
+    }
+
+    /// Of packages that are not for all architectures: those have no programs that could have a twin,
+    /// nor libraries.
+    pub(super) fn of_all(&mut self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
+        let with_programs = members.iter().filter(|member| member.ingested.architecture != "all");
+        with_programs.map(|member| Ok((member.ingested.deb, self.of(&member.ingested)?))).collect()
+    }
+
+    fn of(&self, package: &IngestedPackage) -> Result<Inventory> {
+        let path = self.folder.join(package.deb.to_string());
+        if let Ok(text) = fs::read(&path)
+            && let Ok(inventory) = serde_json::from_slice(&text)
+        {
+            return Ok(inventory);
+        }
+        let inventory = self.make(package).with_context(|| package.name.clone())?;
+        self.keep(&path, &inventory)?;
+        Ok(inventory)
+    }
+
+    /// Keeps an inventory, in one step: others may read at the same time.
+    fn keep(&self, path: &Path, inventory: &Inventory) -> Result<()> {
+        let writing = || format!("writing {}", path.display());
+        fs::create_dir_all(&self.folder).with_context(writing)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).with_context(writing)?;
+        let text = serde_json::to_vec(inventory).map_err(Error::bug)?;
+        file.write_all(&text).with_context(writing)?;
+        file.persist(path).map_err(|error| error.error).with_context(writing)?;
+        Ok(())
+    }
+
+    fn make(&self, package: &IngestedPackage) -> Result<Inventory> {
+        let mut root = self.store.root(package.commit)?;
+        let record = self.store.package_record(package.commit)?;
+        let record = record.ok_or_else(|| Error::bug(format!("{} has no record", package.name)))?;
+        let mut inventory = Inventory::default();
+        for (path, target) in &record.symlinks {
+            inventory.add_link(&merge_usr(path), target);
+        }
+        if let Some(data) = root.folder(self.store, "data")? {
+            self.folder(data, &mut String::new(), &mut inventory)?;
+        }
+        Ok(inventory)
+    }
+
+    /// Adds the files below a folder; the links are there already.
+    fn folder(&self, folder: &mut Folder, path: &mut String, inventory: &mut Inventory) -> Result<()> {
+        for (name, node) in folder.entries(self.store)? {
+            let length = path.len();
+            if length > 0 {
+                path.push('/');
+            }
+            path.push_str(name);
+            match node {
+                Node::Folder(child) => self.folder(child, path, inventory)?,
+                Node::Object { checksum, .. } => {
+                    let merged = merge_usr(path);
+                    if !inventory.entries.contains_key(&merged) {
+                        let object = self.store.object_path(*checksum);
+                        let executable = self.store.object_metadata(*checksum)?.mode & 0o111 != 0;
+                        inventory
+                            .add_file(&merged, executable, || fs::read(&object))
+                            .with_context(|| format!("reading {}", object.display()))?;
+                    }
+                }
+            }
+            path.truncate(length);
+        }
+        Ok(())
+    }
+}

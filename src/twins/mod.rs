@@ -1,0 +1,176 @@
+//! The twins stage: which programs of a foreign image this machine runs itself, and the tree that
+//! they are in. docs/acceleration.md has the idea; the crate `qemu` decides, this module gives it the
+//! repository's packages and stores what it decides.
+//!
+//! ```text
+//! packages of the image ──inventory──┬─ wanted ─▶ which packages are fetched for this machine
+//! packages for this machine ─────────┴─ prepare ─▶ Twins: a plan, and a commit with the tree
+//! ```
+//!
+//! Twins are commits at `deb/twins/HOST/ARCHITECTURE/KEY`, where the key covers all that went into the
+//! plan; the plan itself is in the commit's metadata. So it is made once for a lock, and every later
+//! stage 2 reads it.
+
+mod inventory;
+mod tree;
+
+use std::collections::BTreeMap;
+
+use qemu::twins::{self, Inventory, Machine, Package, Plan, Policy};
+
+pub use self::inventory::Inventories;
+use crate::{
+    Context, Error, Result,
+    artefacts::{IngestedPackage, LockedPackage},
+    digest::Sha256,
+    store::{
+        Store,
+        records::{self, FORMAT, FORMAT_KEY},
+    },
+};
+
+/// The metadata of a tree's commit that has its [`Plan`].
+const PLAN_KEY: &str = "treestrap.twins";
+
+/// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
+/// change what they make of the same packages.
+const RULES: u32 = 1;
+
+/// A package as the lock has it and as it is in the repository.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The package in the repository.
+    pub ingested: IngestedPackage,
+    /// The version of its source package, by which twins are matched.
+    pub source_version: String,
+}
+
+impl Member {
+    /// Joins the two.
+    pub fn new(locked: &LockedPackage, ingested: IngestedPackage) -> Self {
+        Member { ingested, source_version: locked.source_version().to_owned() }
+    }
+}
+
+/// The twins of an image's programs.
+#[derive(Clone, Debug)]
+pub struct Twins {
+    /// What has a twin, what has none and why, what is mounted where.
+    pub plan: Plan,
+    /// The commit whose tree is mounted at [`qemu::twins::TREE`].
+    pub commit: Sha256,
+}
+
+/// The two architectures.
+#[derive(Clone, Copy, Debug)]
+pub struct Machines {
+    /// The image's.
+    pub image: Machine,
+    /// This machine's.
+    pub host: Machine,
+}
+
+impl Machines {
+    /// By their Debian names; none where the loader of one of them is not known.
+    pub fn of(image: &str, host: &str) -> Option<Machines> {
+        Some(Machines { image: Machine::of(image)?, host: Machine::of(host)? })
+    }
+
+    /// The refs of the trees.
+    fn references(&self) -> String {
+        format!("deb/twins/{}/{}", self.host.debian, self.image.debian)
+    }
+}
+
+/// The names of those packages of the image that are needed for this machine, too.
+///
+/// # Errors
+/// If the repository cannot be read.
+pub fn wanted(
+    inventories: &mut Inventories<'_>,
+    image: &[Member],
+    machines: &Machines,
+    policy: &Policy,
+) -> Result<Vec<String>> {
+    let contents = inventories.of_all(image)?;
+    let wanted = twins::wanted(&packages(image, &contents), &machines.image, policy);
+    Ok(wanted.into_keys().collect())
+}
+
+/// The twins of an image, with `native` the packages for this machine that are in the repository.
+///
+/// # Errors
+/// If the repository cannot be read or written.
+pub fn prepare(
+    store: &Store,
+    inventories: &mut Inventories<'_>,
+    (image, native): (&[Member], &[Member]),
+    machines: &Machines,
+    policy: &Policy,
+) -> Result<Twins> {
+    let reference = format!("{}/{}", machines.references(), key(image, native, policy)?);
+    if let Some(twins) = stored(store, &reference)? {
+        return Ok(twins);
+    }
+    let (contents, native_contents) = (inventories.of_all(image)?, inventories.of_all(native)?);
+    let mut natives = tree::Natives::new(store, native)?;
+    let plan = twins::plan(
+        &packages(image, &contents),
+        &packages(native, &native_contents),
+        (&machines.image, &machines.host),
+        policy,
+        |package, path| natives.read(package, path).map_err(std::io::Error::other),
+    )
+    .context("deciding which programs have a twin")?;
+    let mut transaction = store.transaction()?;
+    let root = natives.tree(&mut transaction, &plan, machines)?;
+    let mut values = [(FORMAT_KEY, records::to_json(&FORMAT)?), (PLAN_KEY, records::to_json(&plan)?)];
+    let subject =
+        format!("programs for {} in the place of {}'s", machines.host.debian, machines.image.debian);
+    let commit = transaction.write_commit(&root, &subject, &mut values)?;
+    transaction.set_reference(&reference, commit);
+    transaction.commit()?;
+    Ok(Twins { plan, commit })
+}
+
+/// The twins of a commit that [`prepare`] made, if it is still there.
+///
+/// # Errors
+/// If the repository cannot be read.
+pub fn load(store: &Store, commit: Sha256) -> Result<Option<Twins>> {
+    if !store.has_commit(commit)? || store.commit_value(commit, FORMAT_KEY)? != Some(FORMAT) {
+        return Ok(None);
+    }
+    Ok(store.commit_value(commit, PLAN_KEY)?.map(|plan| Twins { plan, commit }))
+}
+
+fn stored(store: &Store, reference: &str) -> Result<Option<Twins>> {
+    match store.resolve(reference)? {
+        Some(commit) => load(store, commit),
+        None => Ok(None),
+    }
+}
+
+/// All that decides the plan. Packages without a program count for nothing, so that images which
+/// differ in data alone share their twins.
+fn key(image: &[Member], native: &[Member], policy: &Policy) -> Result<Sha256> {
+    let debs = |members: &[Member]| -> Vec<Sha256> {
+        let mut debs: Vec<Sha256> = members
+            .iter()
+            .filter(|member| member.ingested.architecture != "all")
+            .map(|member| member.ingested.deb)
+            .collect();
+        debs.sort();
+        debs
+    };
+    let inputs = (RULES, FORMAT, debs(image), debs(native), policy);
+    Ok(Sha256::of(serde_json::to_string(&inputs).map_err(Error::bug)?.as_bytes()))
+}
+
+fn packages<'a>(members: &'a [Member], contents: &'a BTreeMap<Sha256, Inventory>) -> Vec<Package<'a>> {
+    let package = |member: &'a Member| {
+        let inventory = contents.get(&member.ingested.deb)?;
+        Some(Package { name: &member.ingested.name, source_version: &member.source_version, inventory })
+    };
+    members.iter().filter_map(package).collect()
+}
