@@ -27,9 +27,9 @@ use nix::{
 use crate::{
     bytes::escape,
     capture, child,
-    error::{Doing, Error, Result, Step},
+    error::{Doing, Error, Kind, Result, Step},
     fixups,
-    plan::{Layer, Plan, Work},
+    plan::{Layer, Plan, Stored, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
     server,
     stack::{OWNERS, Prepared, candidates, needs_server},
@@ -211,7 +211,7 @@ impl Running {
         if let Some(fixups) = &plan.fixups {
             fixups::apply(fixups).map_err(|error| error.at(Step::Fixups))?;
         }
-        let listing = plan.stored()?.map(|stored| Listing::read(&stored.listing)).transpose()?;
+        let listing = stored_listing(plan).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
         let mut prepared = Prepared { listing, server: None };
         if candidates(plan)?.into_iter().any(needs_server) {
@@ -291,6 +291,12 @@ fn remove(folder: &Path) -> Result<()> {
     work::remove(folder).doing_to("removing", folder)
 }
 
+/// The metadata of the plan's stored tree, if it has one.
+fn stored_listing(plan: &Plan) -> Result<Option<Listing>> {
+    let read = |stored: &Stored| Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan));
+    plan.stored()?.map(read).transpose()
+}
+
 /// The folders beside the lock: see [`crate::work`].
 fn make_folders(plan: &Plan, folder: &Path, listing: Option<&Listing>) -> Result<()> {
     remove_scratch(folder)?; // of a kept session whose monitor was killed
@@ -318,7 +324,7 @@ fn make_folders(plan: &Plan, folder: &Path, listing: Option<&Listing>) -> Result
 /// The view's root folder shows the upper layer's metadata: those of the lowest layer, the full tree.
 fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     let metadata =
-        fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(crate::Kind::Plan))?;
+        fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(Kind::Plan))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
     fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
         .doing_to("changing the mode of", to)?;
