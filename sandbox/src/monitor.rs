@@ -323,8 +323,7 @@ fn make_folders(plan: &Plan, folder: &Path, listing: Option<&Listing>) -> Result
 
 /// The view's root folder shows the upper layer's metadata: those of the lowest layer, the full tree.
 fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
-    let metadata =
-        fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(Kind::Plan))?;
+    let metadata = fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(Kind::Plan))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
     fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
         .doing_to("changing the mode of", to)?;

@@ -18,7 +18,7 @@ use crate::{
     stack::OWNERS,
     sys::process,
     view::{
-        Device, Listing, Serve, ServerHandle, StoredTree, list_folder, merge, numbered, serve,
+        Device, Listing, Serve, ServerHandle, StoredTree, Syncs, list_folder, merge, numbered, serve,
         serve_writable, with_mount_points,
     },
 };
@@ -74,7 +74,8 @@ fn start(
         View::Fuse => serve(device, stored()?, Serve::Data, OWNERS),
         View::FuseCow => {
             let tree = all_layers(plan, skeleton.clone(), listing)?;
-            serve_writable(device, tree, &folder.join("upper"), &folder.join("work"), OWNERS)
+            let syncs = if plan.no_sync { Syncs::Nothing } else { Syncs::Real };
+            serve_writable(device, tree, &folder.join("upper"), &folder.join("work"), OWNERS, syncs)
         }
         View::Checkout => Err(Error::bug("a checkout needs no server")),
     }

@@ -220,7 +220,13 @@ impl Session {
             descriptors: numbers,
             terminal: foreground.is_some(),
         });
-        self.commands.send(&run, &descriptors)?;
+        if let Err(error) = self.commands.send(&run, &descriptors) {
+            // Pid 1 has gone, and may have said why.
+            return Err(match self.message() {
+                Ok(FromChild::Failed(why)) => why,
+                _ => error,
+            });
+        }
         self.wait(foreground, stop)
     }
 

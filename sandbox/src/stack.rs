@@ -121,14 +121,19 @@ impl Attempt<'_> {
     /// The view's root, and whether no sync reaches the disk.
     fn mount(&mut self, view: View) -> Result<(OwnedFd, bool)> {
         let target = self.folder.join("root");
-        let mut lower = Vec::new();
+        let mut layers = Vec::new();
+        for layer in &self.plan.layers {
+            if let Layer::Folder(path) = layer {
+                layers.push(open_path(path).map_err(|error| error.of_kind(Kind::Plan))?);
+            }
+        }
         let mut contents = None;
         match view {
             View::FuseCow => {
                 self.mount_fuse(view, &target)?;
-                return Ok((open_path(&target)?, true));
+                return Ok((open_path(&target)?, self.plan.no_sync));
             }
-            View::Checkout => lower.extend(self.check_out()?),
+            View::Checkout => layers.extend(self.check_out()?),
             View::Redirect | View::Fuse => {
                 let place = self.folder.join("view");
                 self.mount_fuse(view, &place)?;
@@ -136,16 +141,9 @@ impl Attempt<'_> {
                     contents = Some(self.open_contents()?);
                     self.check_redirect(&place, contents.as_ref())?;
                 }
-                lower.push(open_path(&place)?);
+                layers.push(open_path(&place)?);
             }
         }
-        let mut layers = Vec::new();
-        for layer in &self.plan.layers {
-            if let Layer::Folder(path) = layer {
-                layers.push(open_path(path).map_err(|error| error.of_kind(Kind::Plan))?);
-            }
-        }
-        layers.append(&mut lower);
         // The server adds mount points to what it serves: a file's redirect is followed into the
         // layers below first, where there must be none but the contents.
         if view == View::Checkout {
@@ -235,8 +233,11 @@ impl Attempt<'_> {
         let contents = contents.map(|folder| format!("::{}", by_descriptor(folder))).unwrap_or_default();
         // The three `off` are defaults of most kernels, and make the result the same on all of them:
         // no metadata-only copies, no links kept across copy-up, no redirects in the upper layer.
+        // `xino`: all files have one device number, as they have where all layers are on one file
+        // system; `tar --one-file-system` and its like would leave out what is on FUSE. Ours has
+        // small inode numbers, as the option needs.
         let options = format!(
-            "lowerdir={}{contents},upperdir={},workdir={},userxattr,index=off,metacopy=off,redirect_dir=nofollow",
+            "lowerdir={}{contents},upperdir={},workdir={},userxattr,index=off,metacopy=off,redirect_dir=nofollow,xino=on",
             lower.iter().map(by_descriptor).collect::<Vec<_>>().join(":"),
             by_descriptor(&upper),
             by_descriptor(&work)

@@ -3,7 +3,10 @@
 
 use sandbox::{Enforced, Tier, View};
 
-use crate::{Error, Result, report::Reporter};
+use crate::{
+    Error, Result,
+    report::{Event, Reporter},
+};
 
 /// What is asked, and what must not degrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +106,12 @@ impl Requirements {
 
     /// Reports what is less than was asked; an error if it was required.
     pub(super) fn check(&self, enforced: &Enforced, image: &str, reporter: &dyn Reporter) -> Result<()> {
+        let value = serde_json::to_value(enforced).map_err(Error::bug)?;
+        reporter.event(Event::Enforced {
+            image: image.to_owned(),
+            enforced: value,
+            summary: summary(enforced),
+        });
         for degraded in &enforced.inside.degraded {
             reporter.note(image, degraded.clone());
         }
@@ -119,6 +128,24 @@ impl Requirements {
             format!("--require {name}: this machine gives less. {}", enforced.inside.degraded.join("; "));
         Err(Error::machine(message).hint("treestrap doctor"))
     }
+}
+
+/// What was given, in one line.
+fn summary(enforced: &Enforced) -> String {
+    let Enforced { asked_view, inside, .. } = enforced;
+    let asked = if asked_view.is_some() { "as asked" } else { "chosen" };
+    let yes = |given: bool, what: &str| format!("{}{what}", if given { "" } else { "no " });
+    let processes = inside.processes.map_or("no limit of".to_owned(), |most| format!("{most}"));
+    [
+        "sandbox: tier full".to_owned(),
+        format!("view {} ({asked})", inside.view),
+        yes(inside.seccomp, "system call filter"),
+        if inside.no_sync && inside.volatile { "syncs cost nothing" } else { "syncs reach the disk" }
+            .to_owned(),
+        format!("{processes} processes"),
+        format!("{} capabilities", inside.capabilities.len()),
+    ]
+    .join(", ")
 }
 
 /// The view of this name on the command line.

@@ -163,7 +163,8 @@ impl<'a> Checkout<'a> {
     /// Owner first: a change of owner clears set-id bits and capabilities. Times last.
     fn finish(&self, folder: &OwnedFd, name: &OsStr, inode: u64, node: &Node) -> nix::Result<()> {
         let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-        if self.owners == Owners::Real && (node.uid, node.gid) != (0, 0) {
+        // Root's, too: what is made in a set-gid folder has the folder's group.
+        if self.owners == Owners::Real {
             fchownat(folder, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
         if node.kind != Kind::Symlink {

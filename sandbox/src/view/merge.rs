@@ -205,7 +205,7 @@ mod tests {
         let base = tree(0o750, &["etc/", "etc/file=f", "sbin>usr/sbin"]);
         let points = tree(0o755, &["etc/", "etc/file=", "proc/", "sbin/", "sbin/hidden="]);
         let merged = with_mount_points(&base, &points).unwrap();
-        assert_eq!(shown(&merged), ["/etc/ 750", "/etc/file=f 750", "/proc/ 755", "/sbin>usr/sbin 750"]);
+        assert_eq!(shown(&merged), ["/etc/ 750", "/etc/file=f 750", "/proc/ 755", "/sbin>usr/sbin 777"]);
         let nothing_new = with_mount_points(&merged, &tree(0o755, &["etc/", "proc/"])).unwrap();
         assert_eq!(nothing_new.as_bytes(), merged.as_bytes());
     }

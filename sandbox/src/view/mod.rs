@@ -16,7 +16,6 @@
 //! readonly.rs    the file system for Metadata and Data;  kept.rs holds its open files
 //! cow/           the writable one
 //! device.rs      opening /dev/fuse, mounting, serving
-//! probe.rs       whether all of that works here
 //! ```
 //!
 //! # Who does what, in which order
@@ -41,19 +40,17 @@ mod folder;
 mod kept;
 mod listing;
 mod merge;
-mod probe;
 mod readonly;
 mod stored;
 mod tree;
 
 pub use builder::{ListingBuilder, Metadata};
 pub(crate) use checkout::{check_out, give_metadata};
-pub use cow::serve_writable;
+pub use cow::{Syncs, serve_writable};
 pub use device::{Device, ServerHandle, serve};
 pub use folder::list_folder;
 pub use listing::Listing;
 pub(crate) use merge::{merge, numbered, with_mount_points};
-pub use probe::{Obstacle, Refusal, Verdict, probe_data, probe_redirect};
 pub use stored::StoredTree;
 pub use tree::{Entry, Kind, Node, ROOT, Tree};
 
