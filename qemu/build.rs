@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write(image, "")?;
         return Ok(());
     }
+    let linked = output.join("dispatcher.elf");
     let library = output.join("libtreestrap_dispatcher.rlib");
     compile(
         Command::new(env::var("RUSTC")?)
@@ -35,15 +36,41 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg("--extern")
         .arg(format!("treestrap_dispatcher={}", library.display()))
         .arg("-o")
-        .arg(&image)
+        .arg(&linked)
         .args(["-Cstrip=symbols", "-Ctarget-feature=+crt-static"])
         .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-Wl,--build-id=none"])
-        .args(["-Clink-arg=-Wl,--no-dynamic-linker", "-Clink-arg=-Wl,--oformat=binary"])
+        .args(["-Clink-arg=-Wl,--no-dynamic-linker"])
         .arg(format!("-Clink-arg=-Wl,-T,{}", script.display()));
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         link.arg(format!("-Clinker={linker}"));
     }
-    compile(&mut link)
+    compile(&mut link)?;
+    let content = std::fs::read(&linked)?;
+    std::fs::write(image, code(&content).ok_or("the linker has not put all code into one segment at 0")?)?;
+    Ok(())
+}
+
+/// The linked program's only segment: what has to be in memory. (GNU ld's `--oformat=binary` would do,
+/// but for arm64 it cannot.) Layouts are elf(5)'s, 64 bits, least significant byte first.
+fn code(elf: &[u8]) -> Option<&[u8]> {
+    const LOAD: u64 = 1;
+    let number = |at: usize, size: usize| {
+        let bytes = elf.get(at..at + size)?;
+        Some(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let (headers, count) = (number(32, 8)? as usize, number(56, 2)? as usize);
+    let mut loads = Vec::new();
+    for header in (0..count).map(|index| headers + 56 * index) {
+        let (offset, address, size) =
+            (number(header + 8, 8)?, number(header + 16, 8)?, number(header + 32, 8)?);
+        if number(header, 4)? == LOAD && size > 0 {
+            loads.push((offset as usize, address, size as usize));
+        }
+    }
+    match loads[..] {
+        [(offset, 0, size)] if number(24, 8)? == 0 => elf.get(offset..offset + size),
+        _ => None,
+    }
 }
 
 fn compile(command: &mut Command) -> Result<(), Box<dyn Error>> {

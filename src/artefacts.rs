@@ -252,7 +252,7 @@ pub struct Accelerated {
     pub native: u64,
     /// How many were started in qemu.
     pub emulated: u64,
-    /// Which those were, most often started first.
+    /// Which those were, those that took most time first.
     pub programs: Vec<EmulatedProgram>,
 }
 
@@ -269,6 +269,10 @@ pub struct EmulatedProgram {
     pub fallback: bool,
     /// How often it was started.
     pub starts: u64,
+    /// Seconds on the clock that its starts took together, as far as their end is known.
+    pub seconds: f64,
+    /// Seconds of the longest of them.
+    pub longest: f64,
 }
 
 /// One difference between the composed tree and the configured one.

@@ -33,7 +33,8 @@ pub struct Starts {
 pub struct Spent {
     /// Starts whose end is known.
     pub ended: u64,
-    /// The time of all of these, on the clock, from the start to the end or to the next execve(2).
+    /// The time of all of these, on the clock, from the start to the end or to the next execve(2). The
+    /// time that a program waited for others is in it.
     pub total: Duration,
     /// The time of the longest.
     pub longest: Duration,

@@ -23,8 +23,10 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    acl::{self, Acl},
     bytes::escape,
     error::{Doing, Error, Result},
+    owners::{Elsewhere, Owner, RECORD},
     protocol::{Channel, FromMonitor, ToMonitor},
     sys::{
         socket::MOST_DESCRIPTORS,
@@ -105,7 +107,9 @@ const BATCH: usize = MOST_DESCRIPTORS / 2;
 
 /// Sends all changes in batches, each when the caller asks for it, and returns when it has the last
 /// or wants no more.
-pub(crate) fn send_changes(upper: &Path, control: &mut Channel) -> Result<()> {
+///
+/// `recorded`: in tier single, the owners that files do not carry with them.
+pub(crate) fn send_changes(upper: &Path, recorded: Option<Elsewhere>, control: &mut Channel) -> Result<()> {
     let folder = open(
         upper,
         OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
@@ -115,6 +119,7 @@ pub(crate) fn send_changes(upper: &Path, control: &mut Channel) -> Result<()> {
     let stat = nix::sys::stat::fstat(&folder).doing_to("reading the upper layer", upper)?;
     let mut walk = Walk {
         upper,
+        recorded,
         control,
         batch: Vec::new(),
         contents: Vec::new(),
@@ -142,6 +147,8 @@ impl From<Error> for Stop {
 
 struct Walk<'a> {
     upper: &'a Path,
+    /// None: the kernel knows the owners.
+    recorded: Option<Elsewhere>,
     control: &'a mut Channel,
     batch: Vec<Change>,
     contents: Vec<OwnedFd>,
@@ -162,7 +169,7 @@ impl Walk<'_> {
         let (xattrs, own) = self.attributes(Place::Open(folder.as_fd()))?;
         let mark = own.iter().find(|(name, _)| name == b"opaque").map(|(_, value)| value.as_slice());
         let has_marked_whiteouts = mark == Some(b"x");
-        self.emit(Entry::Folder { metadata: metadata(stat, xattrs), opaque: mark == Some(b"y") }, None)?;
+        self.emit(Entry::Folder { metadata: self.metadata(stat, xattrs), opaque: mark == Some(b"y") }, None)?;
         let mut names = Vec::new();
         let listing =
             openat(&folder, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
@@ -219,16 +226,16 @@ impl Walk<'_> {
                 }
                 let hard_link = self.hard_link(&stat);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                self.emit(Entry::File { metadata: metadata(&stat, xattrs), size, hard_link }, Some(file))
+                self.emit(Entry::File { metadata: self.metadata(&stat, xattrs), size, hard_link }, Some(file))
             }
             libc::S_IFLNK => {
                 let target = readlinkat(folder, name).doing(self.doing("reading the link"))?.into_vec();
-                let metadata = metadata(&stat, self.attributes_of_name(folder, name)?);
+                let metadata = self.metadata(&stat, self.attributes_of_name(folder, name)?);
                 self.emit(Entry::Symlink { metadata, target }, None)
             }
             libc::S_IFCHR if stat.st_rdev == 0 => self.emit(Entry::Removed, None),
             _ => {
-                let metadata = metadata(&stat, self.attributes_of_name(folder, name)?);
+                let metadata = self.metadata(&stat, self.attributes_of_name(folder, name)?);
                 self.emit(Entry::Special { metadata }, None)
             }
         }
@@ -274,6 +281,31 @@ impl Walk<'_> {
         Ok((theirs, own))
     }
 
+    fn metadata(&self, stat: &FileStat, mut xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
+        let mut owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        if let Some(elsewhere) = &self.recorded {
+            let carried = xattrs.iter().position(|(name, _)| name == RECORD.to_bytes());
+            let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
+            for (name, value) in &mut xattrs {
+                let Some(list) = acl::name_of(name) else { continue };
+                let is_access = list == b"system.posix_acl_access";
+                if let Some(acl) = Acl::decode(value).filter(|_| is_access) {
+                    *value = acl.with_mode(stat.st_mode).encode();
+                }
+                *name = list.to_vec();
+            }
+            xattrs.sort();
+            owner = carried.or_else(|| elsewhere.of(&self.path, stat.st_ino)).unwrap_or(Owner::ROOT);
+        }
+        Metadata {
+            uid: owner.uid,
+            gid: owner.gid,
+            mode: stat.st_mode,
+            xattrs,
+            modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        }
+    }
+
     fn emit(&mut self, now: Entry, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
         self.batch.push(Change { path: self.path.clone(), now });
         self.contents.extend(content);
@@ -289,16 +321,6 @@ impl Walk<'_> {
             Some((ToMonitor::Next, _)) => Ok(()),
             _ => Err(Stop::Enough),
         }
-    }
-}
-
-fn metadata(stat: &FileStat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
-    Metadata {
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mode: stat.st_mode,
-        xattrs,
-        modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
     }
 }
 

@@ -4,10 +4,7 @@
 //! life line closes. It cannot be traced or read from inside: it is not dumpable, and nothing inside
 //! has CAP_SYS_PTRACE.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::{
     errno::Errno,
@@ -23,15 +20,16 @@ use nix::{
 
 use crate::{
     binfmt, capabilities,
-    enforced::Inside,
+    enforced::{Inside, Tier},
     error::{Doing, Error, Result, Step},
     execute,
     plan::Plan,
-    protocol::{Channel, FromChild, ToChild},
+    protocol::{Channel, FromChild, Start, ToChild},
     root::View,
-    seccomp,
+    seccomp::{self, Wanted},
     session::{Outcome, Status},
     stack::{Prepared, needs_server},
+    supervisor,
     sys::{
         network,
         process::{self, WaitEvent, Waited},
@@ -40,16 +38,18 @@ use crate::{
 
 /// Sets the sandbox up and serves until the end.
 pub(crate) fn run(
-    plan: &Plan,
-    folder: &Path,
+    start: &Start,
     mut prepared: Prepared,
     mut commands: Channel,
     end_of_life: OwnedFd,
+    mut supervisor: Option<Channel>,
 ) -> ! {
-    let status = match set_up(plan, folder, &mut prepared) {
+    let plan = &start.plan;
+    let status = match set_up(start, &mut prepared, supervisor.as_mut()) {
         Ok((inside, held)) => {
+            let view = prepared.server;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, commands, end_of_life, view: prepared.server, running: None }.serve()
+                Server { plan, commands, end_of_life, supervisor, view, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -63,7 +63,12 @@ pub(crate) fn run(
 }
 
 /// Everything between the fork and the first command; what has to stay open comes back.
-fn set_up(plan: &Plan, folder: &Path, prepared: &mut Prepared) -> Result<(Inside, Option<OwnedFd>)> {
+fn set_up(
+    start: &Start,
+    prepared: &mut Prepared,
+    supervisor: Option<&mut Channel>,
+) -> Result<(Inside, Option<OwnedFd>)> {
+    let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
     unshare(
@@ -85,7 +90,7 @@ fn set_up(plan: &Plan, folder: &Path, prepared: &mut Prepared) -> Result<(Inside
         degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
     }
     view.mount_proc().map_err(|error| error.at(Step::Proc))?;
-    view.mount_dev().map_err(|error| error.at(Step::Devices))?;
+    view.mount_dev(*tier).map_err(|error| error.at(Step::Devices))?;
     view.mount_sys().map_err(|error| error.at(Step::Mounts))?;
     for mount in &plan.mounts {
         view.mount_planned(mount).map_err(|error| error.at(Step::Mounts))?;
@@ -106,19 +111,26 @@ fn set_up(plan: &Plan, folder: &Path, prepared: &mut Prepared) -> Result<(Inside
         );
     }
     view.mask_proc().map_err(|error| error.at(Step::Proc))?;
+    if let Some(uname) = &plan.uname {
+        view.show_kernel(uname, folder).map_err(|error| error.at(Step::Proc))?;
+    }
     view.become_root().map_err(|error| error.at(Step::Mounts))?;
     network::bring_loopback_up()
         .doing("bringing the loopback interface up")
         .map_err(|e| e.at(Step::Network))?;
     sethostname(&plan.hostname).doing("setting the host name").map_err(|error| error.at(Step::Namespaces))?;
+    process::set_domain_name(supervisor::NO_DOMAIN)
+        .doing("setting the domain name")
+        .map_err(|error| error.at(Step::Namespaces))?;
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
-    let (seccomp, no_sync) = filter_system_calls(plan, &mut degraded)?;
+    let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
         view: stack.view,
         volatile: stack.volatile,
-        seccomp,
-        no_sync,
+        seccomp: in_force.is_some(),
+        no_sync: in_force.is_some_and(|filter| filter.no_sync),
+        uname: in_force.is_some_and(|filter| filter.uname),
         capabilities,
         binfmt: plan.binfmt.iter().map(|entry| entry.name.clone()).collect(),
         no_nested_namespaces,
@@ -128,16 +140,42 @@ fn set_up(plan: &Plan, folder: &Path, prepared: &mut Prepared) -> Result<(Inside
     Ok((inside, table))
 }
 
-/// The filter holds for pid 1 and all that it starts; it must come last.
-fn filter_system_calls(plan: &Plan, degraded: &mut Vec<String>) -> Result<(bool, bool)> {
-    match seccomp::install(plan.no_sync) {
-        Ok(()) => Ok((true, plan.no_sync)),
-        // The kernel has no filters, or a runtime around us forbids them.
-        Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)) => {
-            degraded.push(format!("no system call filter: {}", errno.desc()));
-            Ok((false, false))
+/// The filter holds for pid 1 and all that it starts; it must come last. Gives what it does, if there
+/// is one.
+fn filter_system_calls(
+    plan: &Plan,
+    tier: Tier,
+    supervisor: Option<&mut Channel>,
+    degraded: &mut Vec<String>,
+) -> Result<Option<Wanted>> {
+    let mounts = std::fs::File::open("/proc/self/ns/mnt").doing("opening the mount namespace")?;
+    let mut wanted = supervisor::wanted(plan, tier);
+    let mut installed = seccomp::install(wanted);
+    if let Err(errno @ (Errno::EBUSY | Errno::EINVAL)) = installed
+        && tier == Tier::Full
+    {
+        // Somebody around us answers calls already, and the kernel allows one. (EINVAL: Linux < 5.0.)
+        degraded.push(format!("the kernel's name inside is the host's: {}", errno.desc()));
+        wanted.uname = false;
+        installed = seccomp::install(wanted);
+    }
+    match (installed, supervisor) {
+        (Ok(listener), Some(supervisor)) => {
+            let descriptors: Vec<_> =
+                [mounts.as_fd()].into_iter().chain(listener.iter().map(AsFd::as_fd)).collect();
+            supervisor.send(&supervisor::Watch { calls: listener.is_some() }, &descriptors)?;
+            Ok(Some(wanted))
         }
-        Err(errno) => Err(Error::system("installing the system call filter", errno).at(Step::Seccomp)),
+        (Ok(None), None) => Ok(Some(wanted)),
+        (Ok(Some(_)), None) => Err(Error::bug("nobody is there to answer system calls")),
+        // The kernel has no filters, or a runtime around us forbids them.
+        (Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)), _)
+            if tier == Tier::Full =>
+        {
+            degraded.push(format!("no system call filter: {}", errno.desc()));
+            Ok(None)
+        }
+        (Err(errno), _) => Err(Error::system("installing the system call filter", errno).at(Step::Seccomp)),
     }
 }
 
@@ -176,6 +214,8 @@ struct Server<'a> {
     plan: &'a Plan,
     commands: Channel,
     end_of_life: OwnedFd,
+    /// Closes when the supervisor ends.
+    supervisor: Option<Channel>,
     /// Who serves the view, if anybody does.
     view: Option<Channel>,
     /// The command that the caller waits for.
@@ -197,20 +237,24 @@ impl Server<'_> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let children = SignalFd::with_flags(&child_signal, flags).doing("making a signal descriptor")?;
         loop {
-            // Where nobody serves a view, the life line stands in for him: no more is said there.
+            // Where nobody answers calls, or serves a view, the life line stands in, which is there in any
+            // case.
+            let supervisor = self.supervisor.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
             let view = self.view.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
             let mut events = [
                 PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
                 PollFd::new(children.as_fd(), PollFlags::POLLIN),
                 PollFd::new(view, PollFlags::POLLIN),
                 PollFd::new(self.end_of_life.as_fd(), PollFlags::POLLIN),
+                PollFd::new(supervisor, PollFlags::POLLIN),
             ];
             match poll(&mut events, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 other => other.doing("waiting")?,
             };
-            let [command, child, view_died, end] = events.map(|event| event.any().unwrap_or(true));
-            if end {
+            let [command, child, view_died, end, unanswered] =
+                events.map(|event| event.any().unwrap_or(true));
+            if end || unanswered {
                 return Ok(());
             }
             if view_died {

@@ -16,7 +16,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Binfmt, Enforced, Error, Layer, Plan, Session, Step, Stored, View,
+    Binfmt, Enforced, Error, Layer, Plan, Session, Step, Stored, Tier, View,
     error::{Doing, Result},
     userns::{Caller, Ids, add_range, subordinate_range},
     view::{ListingBuilder, Metadata, ROOT},
@@ -62,13 +62,13 @@ impl Finding {
 /// Starts an empty sandbox with its folder below `work` (which says whether that file system will do
 /// for the upper layer), and ends it. Gives what it had.
 pub fn probe(work: &Path) -> Result<Enforced> {
-    probe_with(work, Vec::new())
+    probe_with(work, Vec::new(), None)
 }
 
-fn probe_with(work: &Path, binfmt: Vec<Binfmt>) -> Result<Enforced> {
+fn probe_with(work: &Path, binfmt: Vec<Binfmt>, tier: Option<Tier>) -> Result<Enforced> {
     let base = work.join(format!("probe-{}", std::process::id()));
     fs::create_dir_all(&base).doing_to("making", &base)?;
-    let result = Session::start(&Plan { binfmt, ..Plan::new(vec![base.clone()], work) });
+    let result = Session::start(&Plan { binfmt, tier, ..Plan::new(vec![base.clone()], work) });
     let enforced = result.and_then(|session| {
         let enforced = session.enforced().clone();
         session.close().map(|()| enforced)
@@ -83,10 +83,19 @@ pub fn diagnose(work: &Path) -> Vec<Finding> {
     let system = System::read();
     let mut findings = Vec::new();
     match probe(work) {
-        Ok(enforced) => findings.extend(what_works(&enforced)),
+        Ok(enforced) => {
+            findings.extend(what_works(&enforced));
+            if enforced.tier == Tier::Single
+                && let Err(error) = probe_with(work, Vec::new(), Some(Tier::Full))
+            {
+                // Said as a reason, and no obstacle: there is another way.
+                findings.push(Finding { severity: Severity::Degraded, ..explain(&error, &system) });
+            }
+        }
         Err(error) => findings.push(explain(&error, &system)),
     }
-    findings.extend(ids(&system));
+    let works = findings.iter().all(|finding| finding.severity != Severity::Fatal);
+    findings.extend(ids(&system, if works { Severity::Degraded } else { Severity::Fatal }));
     if findings.iter().all(|finding| finding.severity != Severity::Fatal) {
         findings.extend(views(work));
         findings.push(interpreters(work));
@@ -140,15 +149,18 @@ impl System {
 }
 
 fn what_works(enforced: &Enforced) -> Vec<Finding> {
-    let mapping = match enforced.mapping.mapper {
-        crate::Mapper::Tools => "with ids from /etc/subuid and /etc/subgid",
-        crate::Mapper::Direct => "with each id its own number, as root",
+    let mapping = match (enforced.tier, enforced.mapping.mapper) {
+        (Tier::Single, _) => "with one id, the owners recorded",
+        (Tier::Full, crate::Mapper::Tools) => "with ids from /etc/subuid and /etc/subgid",
+        (Tier::Full, crate::Mapper::Direct) => "with each id its own number, as root",
     };
+    let tier = enforced.tier.name();
     let mut findings = vec![
-        Finding::new("user-namespaces", Severity::Fine, format!("tier full works, {mapping}")),
+        Finding::new("user-namespaces", Severity::Fine, format!("tier {tier} works, {mapping}")),
         Finding::new("overlay", Severity::Fine, "overlayfs works in a user namespace"),
     ];
-    let degraded = enforced.inside.degraded.iter();
+    // Why the tier is single is a finding of its own, with the way out.
+    let degraded = enforced.inside.degraded.iter().filter(|message| !message.starts_with("tier single"));
     findings.extend(degraded.map(|message| Finding::new("sandbox", Severity::Degraded, message.clone())));
     findings
 }
@@ -232,9 +244,9 @@ fn namespaces_forbidden(system: &System) -> Finding {
 }
 
 /// The tools and the ranges, which root does not need.
-fn ids(system: &System) -> Vec<Finding> {
+fn ids(system: &System, if_missing: Severity) -> Vec<Finding> {
     let caller = Caller::current();
-    let severity = if system.root { Severity::Fine } else { Severity::Fatal };
+    let severity = if system.root { Severity::Fine } else { if_missing };
     let mut findings = Vec::new();
     for ids in [Ids::Users, Ids::Groups] {
         let tool = ids.tool();
@@ -331,7 +343,7 @@ fn views(work: &Path) -> Vec<Finding> {
 fn interpreters(work: &Path) -> Finding {
     let line = ":sandbox-probe:E::sandbox-probe::{interpreter}:F".to_owned();
     let interpreter = PathBuf::from("/proc/self/exe");
-    match probe_with(work, vec![Binfmt { name: "probe".into(), line, interpreter }]) {
+    match probe_with(work, vec![Binfmt { name: "probe".into(), line, interpreter }], None) {
         Ok(_) => Finding::new(
             "binfmt",
             Severity::Fine,

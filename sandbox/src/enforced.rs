@@ -9,6 +9,18 @@ use serde::{Deserialize, Serialize};
 pub enum Tier {
     /// A range of ids is mapped: owners inside are real.
     Full,
+    /// One id is mapped: the supervisor records owners and answers for users and groups.
+    Single,
+}
+
+impl Tier {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Full => "full",
+            Tier::Single => "single",
+        }
+    }
 }
 
 /// How the layers come together. All show the same; they differ in what they need and cost.
@@ -56,7 +68,7 @@ impl std::fmt::Display for View {
 pub enum Mapper {
     /// newuidmap(1) and newgidmap(1), with ranges of /etc/subuid and /etc/subgid.
     Tools,
-    /// The caller itself, which may (root, or CAP_SETUID).
+    /// The caller itself, which may (root, or CAP_SETUID), or which maps nobody but itself.
     Direct,
 }
 
@@ -108,6 +120,9 @@ pub struct Inside {
     pub seccomp: bool,
     /// Whether it also answers fsync and its kin.
     pub no_sync: bool,
+    /// Whether uname(2) says what the plan wants it to say; if not, it says what the host's does.
+    #[serde(default)]
+    pub uname: bool,
     /// The capabilities that commands can have, by the kernel's names.
     pub capabilities: Vec<String>,
     /// Interpreters registered in the sandbox's own binfmt_misc.

@@ -22,8 +22,11 @@ use nix::{
 
 use crate::{
     Kind,
+    acl::{self, Acl},
     bytes::escape,
+    enforced::Tier,
     error::{Doing, Error, Result},
+    owners::{Owner, RECORD},
     plan::{Fixup, Fixups},
     sys::xattr::{self, Place},
 };
@@ -34,8 +37,8 @@ pub(crate) fn c_string(path: &Path) -> Result<CString> {
         .map_err(|_| Error::plan(format_args!("the path {} has a NUL in it", path.display())))
 }
 
-/// Applies all of them.
-pub(crate) fn apply(fixups: &Fixups) -> Result<()> {
+/// Applies all of them. In tier single owners are recorded, as far as a file can carry a record.
+pub(crate) fn apply(fixups: &Fixups, tier: Tier) -> Result<()> {
     let layer = open(&fixups.layer, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .doing_to("opening layer", &fixups.layer)?;
     let find = |fixup: &Fixup| -> Result<(OwnedFd, FileStat)> {
@@ -65,7 +68,7 @@ pub(crate) fn apply(fixups: &Fixups) -> Result<()> {
                 fixups.layer.display()
             )));
         }
-        set(&file, kind == SFlag::S_IFLNK, fixup).doing(format_args!(
+        set(&file, kind == SFlag::S_IFLNK, fixup, tier).doing(format_args!(
             "fix-up of {} in {}",
             escape(&fixup.path),
             fixups.layer.display()
@@ -75,9 +78,16 @@ pub(crate) fn apply(fixups: &Fixups) -> Result<()> {
 }
 
 /// Owner first: a change of owner clears set-id bits and capabilities.
-fn set(file: &OwnedFd, is_link: bool, fixup: &Fixup) -> nix::Result<()> {
-    let (uid, gid) = (Uid::from_raw(fixup.uid), Gid::from_raw(fixup.gid));
-    fchownat(file.as_fd(), "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+fn set(file: &OwnedFd, is_link: bool, fixup: &Fixup, tier: Tier) -> nix::Result<()> {
+    let owner = Owner { uid: fixup.uid, gid: fixup.gid };
+    match tier {
+        Tier::Full => {
+            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+            fchownat(file.as_fd(), "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+        }
+        Tier::Single if is_link || owner == Owner::ROOT => {}
+        Tier::Single => xattr::set(Place::Descriptor(file.as_fd()), RECORD, &owner.encode())?,
+    }
     // An O_PATH descriptor takes neither fchmod nor fsetxattr; its name in /proc does, and leads to
     // the open file itself, whatever it is.
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -88,7 +98,14 @@ fn set(file: &OwnedFd, is_link: bool, fixup: &Fixup) -> nix::Result<()> {
     fchmodat(nix::fcntl::AT_FDCWD, name.as_str(), mode, FchmodatFlags::FollowSymlink)?;
     for (attribute, value) in &fixup.xattrs {
         let attribute = CString::new(attribute.as_slice()).map_err(|_| Errno::EINVAL)?;
-        xattr::set(Place::Descriptor(file.as_fd()), &attribute, value)?;
+        let foreign = |acl: &Acl| acl.named().any(|id| id != 0);
+        let attribute = match acl::record_of(attribute.to_bytes()) {
+            Some(record) if tier == Tier::Single && Acl::decode(value).as_ref().is_some_and(foreign) => {
+                record
+            }
+            _ => attribute.as_c_str(),
+        };
+        xattr::set(Place::Descriptor(file.as_fd()), attribute, value)?;
     }
     Ok(())
 }

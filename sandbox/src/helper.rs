@@ -12,11 +12,11 @@ use std::{
 };
 
 use crate::{
-    enforced::Mapping,
-    error::{Doing, Error, Result},
+    enforced::{Mapping, Tier},
+    error::{Doing, Error, Result, Step},
     monitor,
     protocol::{Channel, FromMonitor, ToMonitor},
-    userns,
+    supervisor, userns,
 };
 
 /// argv[0] of the re-executed program. No path ends in it, so nobody starts it by mistake.
@@ -46,11 +46,37 @@ pub(crate) struct Helper {
     process: Child,
     control: Option<Channel>,
     pub(crate) mapping: Mapping,
+    /// How ids are mapped.
+    pub(crate) tier: Tier,
+    /// Why the tier is not a better one, if one was tried.
+    pub(crate) degraded: Option<Error>,
 }
 
 impl Helper {
-    /// Starts one.
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts one in this tier; or else in the best that can be had.
+    pub(crate) fn start(tier: Option<Tier>) -> Result<Self> {
+        let error = match tier {
+            Some(tier) => return Helper::start_in(tier),
+            None => match Helper::start_in(Tier::Full) {
+                Err(error) if error.step() == Some(Step::Mapping) => error,
+                other => return other,
+            },
+        };
+        // Should this fail too, then for the same reason or one that is harder to understand.
+        match Helper::start_in(Tier::Single) {
+            Ok(mut helper) => {
+                helper.degraded = Some(error);
+                Ok(helper)
+            }
+            Err(_) => Err(error),
+        }
+    }
+
+    fn start_in(tier: Tier) -> Result<Self> {
+        if tier == Tier::Single && !supervisor::SINGLE_IS_KNOWN {
+            let message = "tier single knows no structures of this architecture";
+            return Err(Error::machine(message).at(Step::Mapping));
+        }
         let program = PROGRAM.get().ok_or_else(|| {
             Error::bug("sandbox::init() was not called: it has to be the first thing in main()")
         })?;
@@ -62,8 +88,8 @@ impl Helper {
             .stderr(Stdio::null())
             .spawn()
             .doing_to("starting the sandbox's monitor,", program)?;
-        match Helper::map(&mut control, process.id()) {
-            Ok(mapping) => Ok(Helper { process, control: Some(control), mapping }),
+        match Helper::map(&mut control, process.id(), tier) {
+            Ok(mapping) => Ok(Helper { process, control: Some(control), mapping, tier, degraded: None }),
             Err(error) => {
                 drop(control); // the monitor ends when it sees this
                 let _ = process.wait();
@@ -72,13 +98,16 @@ impl Helper {
         }
     }
 
-    fn map(control: &mut Channel, pid: u32) -> Result<Mapping> {
+    fn map(control: &mut Channel, pid: u32, tier: Tier) -> Result<Mapping> {
         match answer(control)?.0 {
             FromMonitor::Unshared => {}
             other => return Err(unexpected(&other)),
         }
-        let mapping = userns::write_maps(pid)?;
-        control.send(&ToMonitor::Mapped, &[])?;
+        let mapping = match tier {
+            Tier::Full => userns::write_maps(pid)?,
+            Tier::Single => userns::write_single_maps(pid)?,
+        };
+        control.send(&ToMonitor::Mapped(tier), &[])?;
         Ok(mapping)
     }
 

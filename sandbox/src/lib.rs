@@ -19,6 +19,7 @@
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
+//! | `supervisor`, `owners`, `acl` | outside, answering system calls of those inside; records of owners |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
@@ -43,6 +44,7 @@
 //! }
 //! ```
 
+mod acl;
 mod binfmt;
 mod bytes;
 mod capabilities;
@@ -55,6 +57,7 @@ mod execute;
 mod fixups;
 mod helper;
 mod monitor;
+mod owners;
 mod plan;
 mod protocol;
 mod root;
@@ -62,6 +65,7 @@ mod seccomp;
 mod server;
 mod session;
 mod stack;
+mod supervisor;
 mod sweep;
 mod sys;
 mod terminal;
@@ -74,6 +78,6 @@ pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, use_helper};
-pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Work};
+pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work};
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
@@ -27,12 +27,15 @@ use nix::{
 use crate::{
     bytes::escape,
     capture, child,
+    enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     fixups,
+    owners::{self, Elsewhere, Remembered},
     plan::{Layer, Plan, Stored, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
     server,
     stack::{OWNERS, Prepared, candidates, needs_server},
+    supervisor::{self, OwnersElsewhere, Supervisor},
     sys::{
         process::{self, Fork},
         xattr::{self, Place},
@@ -98,6 +101,10 @@ struct Running {
     start: Start,
     /// Pid 1 as seen from here; none when it has been ended.
     child: Option<Pid>,
+    /// Who answers its system calls, if the plan needs somebody to; likewise.
+    supervisor: Option<Supervisor>,
+    /// What it knew of owners at the end.
+    owners: Option<Vec<Remembered>>,
     /// Who serves views; none when it has been ended, or if no view needs it.
     server: Option<Pid>,
     /// Closes when this process ends.
@@ -114,7 +121,7 @@ impl Monitor {
             .map_err(|e| e.at(Step::UserNamespace))?;
         control.send(&FromMonitor::Unshared, &[])?;
         match control.receive()? {
-            Some((ToMonitor::Mapped, _)) => become_root()?,
+            Some((ToMonitor::Mapped(tier), _)) => become_root(tier)?,
             _ => return Ok(()),
         }
         while let Some((message, descriptors)) = control.receive()? {
@@ -144,8 +151,9 @@ impl Monitor {
             }
             ToMonitor::Changes => {
                 let session = self.session.as_mut().ok_or_else(|| Error::bug("no session"))?;
-                session.end_child();
-                capture::send_changes(&session.start.folder.join("upper"), control)?;
+                session.end_child()?;
+                let recorded = session.owners_elsewhere()?;
+                capture::send_changes(&session.start.folder.join("upper"), recorded, control)?;
                 Ok(FromMonitor::Done)
             }
             ToMonitor::Keep(folder) => {
@@ -162,7 +170,7 @@ impl Monitor {
                 Some(error) => Err(error),
                 None => Ok(FromMonitor::Done),
             },
-            ToMonitor::Mapped | ToMonitor::Next | ToMonitor::Enough => {
+            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough => {
                 Err(Error::bug(format_args!("{message:?} makes no sense here")))
             }
         }
@@ -175,11 +183,12 @@ impl Monitor {
 }
 
 /// Becomes 0:0 of the namespace, without the caller's other groups: they are not mapped, and would
-/// open the host's files to what runs inside.
-fn become_root() -> Result<()> {
+/// open the host's files to what runs inside. (In tier single the kernel forbids leaving them; there
+/// what is outside has no path either.)
+fn become_root(tier: Tier) -> Result<()> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(group, group, group)
-        .and_then(|()| setgroups(&[]))
+        .and_then(|()| if tier == Tier::Full { setgroups(&[]) } else { Ok(()) })
         .and_then(|()| setresuid(user, user, user))
         .doing("becoming root of the user namespace")
         .map_err(|error| error.at(Step::Mapping))
@@ -195,8 +204,16 @@ impl Running {
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing("making a pipe")?;
         let stays = matches!(start.plan.work, Work::Kept(_));
         // From here on there is something to clean up.
-        let mut running =
-            Running { start, child: None, server: None, _lifeline: lifeline, _lock: lock, stays };
+        let mut running = Running {
+            start,
+            child: None,
+            supervisor: None,
+            owners: None,
+            server: None,
+            _lifeline: lifeline,
+            _lock: lock,
+            stays,
+        };
         match running.go(commands, end_of_life, control) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -207,12 +224,16 @@ impl Running {
     }
 
     fn go(&mut self, commands: OwnedFd, end_of_life: OwnedFd, control: &Channel) -> Result<()> {
-        let Start { plan, folder } = &self.start;
+        let Start { plan, folder, tier } = &self.start;
         if let Some(fixups) = &plan.fixups {
-            fixups::apply(fixups).map_err(|error| error.at(Step::Fixups))?;
+            fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
         }
         let listing = stored_listing(plan).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
+        let (supervisor, calls) =
+            supervisor::start(&self.start, &[control.as_fd(), commands.as_fd(), self._lifeline.as_fd()])?
+                .unzip();
+        self.supervisor = supervisor;
         let mut prepared = Prepared { listing, server: None };
         if candidates(plan)?.into_iter().any(needs_server) {
             let (ours, theirs) = Channel::pair()?;
@@ -236,30 +257,64 @@ impl Running {
                 // own life line. exit_now() runs no destructors.
                 process::close_now(control);
                 process::close_now(&self._lifeline);
-                child::run(plan, folder, prepared, Channel::new(commands), end_of_life)
+                child::run(&self.start, prepared, Channel::new(commands), end_of_life, calls)
             }
         }
     }
 
     /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone. Then
-    /// nobody looks at the view any more, and its server can go.
-    fn end_child(&mut self) {
-        for process in [self.child.take(), self.server.take()].into_iter().flatten() {
-            // It is not reaped yet, so the number is still its own.
-            let _ = kill(process, Signal::SIGKILL);
+    /// nobody asks the supervisor or looks at the view any more, and they can go.
+    fn end_child(&mut self) -> Result<()> {
+        if let Some(child) = self.child.take() {
             // The kernel lets pid 1 be reaped after the last process of its namespace.
-            while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
+            end_process(child);
         }
+        let supervisor = self.supervisor.take();
+        let has_ended = supervisor.is_some();
+        if let Some(mut supervisor) = supervisor {
+            // It has seen pid 1 end and sends what it knows; nothing, if it has died.
+            let owners = supervisor.control.receive::<OwnersElsewhere>();
+            self.owners = owners.ok().flatten().map(|(answer, _)| answer.owners);
+            end_process(Pid::from_raw(supervisor.pid));
+        }
+        if let Some(server) = self.server.take() {
+            end_process(server);
+        }
+        if has_ended && self.stays {
+            self.keep_owners()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the supervisor remembered beside the upper layer, for the session that goes on from it.
+    fn keep_owners(&self) -> Result<()> {
+        if self.start.tier == Tier::Full {
+            return Ok(());
+        }
+        let owners = self.owners.as_ref().ok_or_else(|| Error::bug("the sandbox's supervisor died"))?;
+        let path = self.start.folder.join(owners::FILE);
+        let text = serde_json::to_vec(owners).map_err(Error::bug)?;
+        fs::write(&path, text).doing_to("writing", &path)
+    }
+
+    /// The owners that files do not carry with them; none where the kernel knows all owners.
+    fn owners_elsewhere(&self) -> Result<Option<Elsewhere>> {
+        if self.start.tier == Tier::Full {
+            return Ok(None);
+        }
+        let owners = self.owners.as_ref().ok_or_else(|| Error::bug("the sandbox's supervisor died"))?;
+        Ok(Some(Elsewhere::new(owners)))
     }
 
     fn keep(&mut self, target: &Path) -> Result<()> {
-        self.end_child();
+        self.end_child()?;
         if self.stays {
             return Err(Error::plan(format_args!(
                 "the session is kept already, in {}",
                 self.start.folder.display()
             )));
         }
+        self.keep_owners()?;
         let folder = &self.start.folder;
         remove_scratch(folder)?;
         if let Some(parent) = target.parent() {
@@ -276,9 +331,15 @@ impl Running {
     }
 
     fn end(mut self) -> Result<()> {
-        self.end_child();
-        if self.stays { remove_scratch(&self.start.folder) } else { remove(&self.start.folder) }
+        let ended = self.end_child();
+        if self.stays { remove_scratch(&self.start.folder) } else { remove(&self.start.folder) }.and(ended)
     }
+}
+
+/// Kills a child of this process and waits for its end. It's not reaped yet, so the number is its own.
+fn end_process(process: Pid) {
+    let _ = kill(process, Signal::SIGKILL);
+    while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
 }
 
 /// Removes what only a running session needs. `work` must go: after a `volatile` mount it holds

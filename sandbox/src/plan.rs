@@ -5,8 +5,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    View,
     bytes::escape,
+    enforced::{Tier, View},
     error::{Error, Result},
 };
 
@@ -32,8 +32,14 @@ pub struct Plan {
     /// applied to the layer's own files, once and for good, before anything is mounted.
     #[serde(default)]
     pub fixups: Option<Fixups>,
+    /// How owners are handled; none: in the best way that this machine can.
+    #[serde(default)]
+    pub tier: Option<Tier>,
     /// The host name inside.
     pub hostname: String,
+    /// What the kernel inside is said to be; none: what it is.
+    #[serde(default)]
+    pub uname: Option<Uname>,
     /// Environment of every command, before the command's own: `NAME=value`.
     #[serde(with = "crate::bytes")]
     pub environment: Vec<Vec<u8>>,
@@ -48,6 +54,27 @@ pub struct Plan {
     /// Whether fsync and its kin return at once. The changes are durable only when the caller has
     /// made them so.
     pub no_sync: bool,
+}
+
+/// What uname(2) and /proc say of the kernel, to programs of every ABI. Beside the name of the system
+/// (`Linux`) and the host name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uname {
+    /// `uname -m`. For emulated programs an emulator says it itself; for the host's own ABIs
+    /// this does.
+    pub machine: String,
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+}
+
+impl Uname {
+    /// A machine with a kernel that says nothing of the host: the oldest release that has all that a
+    /// sandbox needs, so that no program takes it for newer than the real one.
+    pub fn of_machine(machine: impl Into<String>) -> Self {
+        Uname { machine: machine.into(), release: "5.11.0".to_owned(), version: "#1 SMP".to_owned() }
+    }
 }
 
 /// A layer of the view.
@@ -203,7 +230,9 @@ impl Plan {
             view: None,
             work: Work::Below(work.into()),
             fixups: None,
+            tier: None,
             hostname: "sandbox".to_owned(),
+            uname: None,
             environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
                 .map(|variable| variable.as_bytes().to_vec())
                 .into(),
@@ -280,7 +309,11 @@ impl fmt::Display for Plan {
         for variable in &self.environment {
             writeln!(f, "env       {}", escape(variable))?;
         }
+        writeln!(f, "tier      {}", self.tier.map_or("the best there is", Tier::name))?;
         writeln!(f, "hostname  {}", self.hostname)?;
+        if let Some(uname) = &self.uname {
+            writeln!(f, "uname     Linux {} {} {}", uname.release, uname.version, uname.machine)?;
+        }
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;
         if let Some(memory) = self.limits.memory {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
-    enforced::{Inside, View},
+    enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
     plan::Plan,
     session::Status,
@@ -32,7 +32,7 @@ const LONGEST: u32 = 1 << 28;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ToMonitor {
     /// The id maps are written.
-    Mapped,
+    Mapped(Tier),
     /// Start a sandbox. With it come pid 1's socket and the lock of the folder.
     Start(Box<Start>),
     /// End everything inside and begin to list what changed.
@@ -54,6 +54,8 @@ pub(crate) enum ToMonitor {
 pub(crate) struct Start {
     /// The plan, all paths absolute.
     pub(crate) plan: Plan,
+    /// How ids are mapped.
+    pub(crate) tier: Tier,
     /// The session's folder.
     #[serde(with = "crate::bytes")]
     pub(crate) folder: PathBuf,

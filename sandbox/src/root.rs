@@ -19,10 +19,16 @@ use nix::{
 use crate::{
     Kind,
     bytes::escape,
+    enforced::Tier,
     error::{Doing, Result},
-    plan::{Mount, Plan, Source},
+    fixups::c_string,
+    owners::RECORD,
+    plan::{Mount, Plan, Source, Uname},
     stack::{Prepared, Stack, by_descriptor, mount_layers, open_path},
-    sys::mounts::add_attributes,
+    sys::{
+        mounts::add_attributes,
+        xattr::{self, Place},
+    },
 };
 
 const NONE: Option<&str> = None;
@@ -102,11 +108,37 @@ impl View {
         Ok(())
     }
 
+    /// Has /proc say of the kernel what uname(2) does. The files are in a memory file system that is
+    /// mounted over a folder of ours that the overlay has open already, and goes with the old root.
+    pub(crate) fn show_kernel(&self, uname: &Uname, folder: &Path) -> Result<()> {
+        let memory = folder.join("skeleton");
+        mount(Some("kernel"), &memory, Some("tmpfs"), INERT, Some("size=64k,mode=0755"))
+            .doing_to("mounting at", &memory)?;
+        let Uname { machine, release, version } = uname;
+        for (name, content) in [
+            ("sys/kernel/arch", machine.clone()),
+            ("sys/kernel/osrelease", release.clone()),
+            ("sys/kernel/version", version.clone()),
+            ("version", format!("Linux version {release} {version}")),
+        ] {
+            let target = format!("proc/{name}");
+            if self.open(target.as_bytes()).is_err() {
+                continue; // `arch` came with Linux 6.1
+            }
+            let file = memory.join(name.replace('/', "-"));
+            std::fs::write(&file, format!("{content}\n")).doing_to("writing", &file)?;
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+                .doing_to("changing the mode of", &file)?;
+            self.bind_read_only(target.as_bytes(), &file.to_string_lossy())?;
+        }
+        Ok(())
+    }
+
     /// A /dev of its own. The folder is the sandbox's: scripts may chmod it and make files, links,
     /// pipes and folders there. The device nodes are the host's, bound read-only (which does not
     /// forbid writing to a device): a chmod of one fails instead of changing the host's, which it
     /// would where the caller is root.
-    pub(crate) fn mount_dev(&self) -> Result<()> {
+    pub(crate) fn mount_dev(&self, tier: Tier) -> Result<()> {
         let dev =
             self.mount_new(b"dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755,size=1m")?;
         let at = PathBuf::from(by_descriptor(&dev));
@@ -122,7 +154,9 @@ impl View {
             let folder = at.join(name);
             DirBuilder::new().mode(0o755).create(&folder).doing_to("making", &folder)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-            self.mount_new(format!("dev/{name}").as_bytes(), kind, flags, options)?;
+            // A group that is not mapped cannot be an owner.
+            let options = options.replace(if tier == Tier::Single { ",gid=5" } else { "" }, "");
+            self.mount_new(format!("dev/{name}").as_bytes(), kind, flags, &options)?;
         }
         Ok(())
     }
@@ -191,6 +225,11 @@ fn copy_folders(from: &Path, to: &Path) -> Result<()> {
                 .doing_to("changing the owner of", &target)?;
             std::fs::set_permissions(&target, metadata.permissions())
                 .doing_to("changing the mode of", &target)?;
+            let record = xattr::get(Place::Path(&c_string(&entry.path())?), RECORD);
+            if let Some(record) = record.doing_to("reading attributes of", &target)? {
+                // A tmpfs has them since Linux 6.6.
+                let _ = xattr::set(Place::Path(&c_string(&target)?), RECORD, &record);
+            }
             copy_folders(&entry.path(), &target)?;
         }
     }

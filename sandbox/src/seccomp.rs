@@ -7,11 +7,18 @@
 //! What it does not catch: O_SYNC and O_DSYNC, as flags of openat(2) or of pwritev2(2), cannot be
 //! taken away by a filter; overlayfs ignores them when mounted `volatile`.
 
-use crate::sys;
+use std::os::fd::OwnedFd;
+
+use crate::{
+    supervisor::{Abi, Call, SINGLE, UNAME},
+    sys,
+};
 
 /// What happens at a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+pub(crate) enum Action {
+    /// The supervisor answers it.
+    Ask(Call),
     /// It returns 0 and does nothing.
     Nothing,
     /// It fails with this error.
@@ -20,7 +27,7 @@ enum Action {
 
 /// At which arguments a rule holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
+pub(crate) enum When {
     /// At any.
     Always,
     /// The low 32 bits of this argument have one of these bits. (The kernel looks at no others of
@@ -31,21 +38,21 @@ enum When {
 }
 
 /// A system call by its number in each ABI; none where it does not exist.
-struct Rule {
+pub(crate) struct Rule {
     /// x86-64 on x86-64, the generic table on arm64 and others.
-    native: libc::c_long,
+    pub(crate) native: libc::c_long,
     #[cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code))]
-    i386: Option<u32>,
+    pub(crate) i386: Option<u32>,
     #[cfg_attr(not(any(test, target_arch = "aarch64")), allow(dead_code))]
-    arm: Option<u32>,
-    when: When,
-    action: Action,
+    pub(crate) arm: Option<u32>,
+    pub(crate) when: When,
+    pub(crate) action: Action,
     /// For people.
     #[cfg_attr(not(test), allow(dead_code))]
-    reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
-const fn rule(
+pub(crate) const fn rule(
     native: libc::c_long,
     i386: u32,
     arm: u32,
@@ -57,11 +64,11 @@ const fn rule(
 }
 
 /// A call whose number is the same in every ABI: all from 424 (Linux 5.1) on.
-const fn new_rule(native: libc::c_long, action: Action, reason: &'static str) -> Rule {
+pub(crate) const fn new_rule(native: libc::c_long, action: Action, reason: &'static str) -> Rule {
     Rule { native, i386: Some(native as u32), arm: Some(native as u32), when: When::Always, action, reason }
 }
 
-use Action::{Fail, Nothing};
+use Action::{Ask, Fail, Nothing};
 use When::{Always, Bits, OneOf};
 
 const DENY: Action = Fail(libc::EPERM);
@@ -171,6 +178,8 @@ fn x32(rule: &Rule) -> Option<u32> {
     let number = match rule.native {
         libc::SYS_ioctl => 514,
         libc::SYS_kexec_load => 528,
+        libc::SYS_execve => 520,
+        libc::SYS_execveat => 545,
         native => u32::try_from(native).ok()?,
     };
     Some(X32_BIT | number)
@@ -226,6 +235,7 @@ fn give(action: Option<Action>) -> libc::sock_filter {
     let value = match action {
         None => libc::SECCOMP_RET_ALLOW,
         Some(Nothing) => libc::SECCOMP_RET_ERRNO,
+        Some(Ask(_)) => libc::SECCOMP_RET_USER_NOTIF,
         Some(Fail(errno)) => libc::SECCOMP_RET_ERRNO | errno as u32,
     };
     instruction(RETURN, value, 0, 0)
@@ -262,9 +272,61 @@ fn rules(rules: &[&Rule], number: impl Fn(&Rule) -> Option<u32>) -> Program {
     program
 }
 
-/// The program: by ABI, then by number.
-fn program(no_sync: bool) -> Program {
-    let all: Vec<&Rule> = DENIED.iter().chain(if no_sync { SYNCS } else { &[] }).collect();
+/// What a filter is to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// fsync and its kin return at once.
+    pub(crate) no_sync: bool,
+    /// The supervisor answers uname(2).
+    pub(crate) uname: bool,
+    /// It answers for users, groups and owners: tier single.
+    pub(crate) single: bool,
+}
+
+impl Wanted {
+    /// The rules that hand calls to the supervisor.
+    fn asked(self) -> impl Iterator<Item = &'static Rule> {
+        let single = if self.single { SINGLE } else { &[] };
+        single.iter().chain(if self.uname { UNAME } else { &[] })
+    }
+
+    /// Which call a number is in an ABI, of those that the supervisor gets.
+    pub(crate) fn calls(self) -> Vec<((Abi, u32), Call)> {
+        let mut calls = Vec::new();
+        for rule in self.asked() {
+            let Ask(call) = rule.action else { continue };
+            let native = u32::try_from(rule.native).ok();
+            #[cfg(target_arch = "x86_64")]
+            let numbers = [(Abi::Native, native), (Abi::X32, x32(rule)), (Abi::I386, rule.i386)];
+            #[cfg(target_arch = "aarch64")]
+            let numbers = [(Abi::Native, native), (Abi::Arm, rule.arm)];
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+            let numbers = [(Abi::Native, native)];
+            calls.extend(numbers.iter().filter_map(|&(abi, number)| Some(((abi, number?), call))));
+        }
+        calls
+    }
+}
+
+/// The ABI of a call, by the mark that the kernel gives it and its number.
+pub(crate) fn abi(architecture: u32, number: u32) -> Option<Abi> {
+    match architecture {
+        #[cfg(target_arch = "x86_64")]
+        AUDIT_NATIVE if number & X32_BIT != 0 => Some(Abi::X32),
+        AUDIT_NATIVE => Some(Abi::Native),
+        #[cfg(target_arch = "x86_64")]
+        AUDIT_I386 => Some(Abi::I386),
+        #[cfg(target_arch = "aarch64")]
+        AUDIT_ARM => Some(Abi::Arm),
+        _ => None,
+    }
+}
+
+/// The program: by ABI, then by number. Where a call always has the same outcome, Linux ≥ 5.11
+/// remembers that by number and does not run the program at all.
+fn program(wanted: Wanted) -> Program {
+    let syncs = if wanted.no_sync { SYNCS } else { &[] };
+    let all: Vec<&Rule> = wanted.asked().chain(DENIED).chain(syncs).collect();
     let native = rules(&all, |rule| u32::try_from(rule.native).ok());
     let mut abis: Vec<(u32, Program)> = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -296,9 +358,14 @@ fn program(no_sync: bool) -> Program {
     program
 }
 
-/// Puts the filter in force for this process and all that it starts.
-pub(crate) fn install(no_sync: bool) -> nix::Result<()> {
-    sys::seccomp::install(&program(no_sync))
+/// Puts the filter in force for this process and all that it starts. Where the supervisor is to
+/// answer calls, it gives the descriptor at which they wait; without anyone there, they hang.
+pub(crate) fn install(wanted: Wanted) -> nix::Result<Option<OwnedFd>> {
+    let program = program(wanted);
+    if wanted.asked().next().is_some() {
+        return sys::seccomp::install_with_listener(&program).map(Some);
+    }
+    sys::seccomp::install(&program).map(|()| None)
 }
 
 #[cfg(test)]
@@ -333,13 +400,14 @@ mod tests {
     const ZERO: u32 = libc::SECCOMP_RET_ERRNO;
     const EPERM: u32 = ZERO | libc::EPERM as u32;
     const ENOSYS: u32 = ZERO | libc::ENOSYS as u32;
+    const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn every_abi_of_x86() {
         // Numbers as literals: from the kernel's arch/x86/entry/syscalls tables.
         let (x86_64, x32, i386) = (0xc000_003e, 0x4000_0000, 0x4000_0003);
-        let program = program(true);
+        let program = program(Wanted { no_sync: true, uname: true, single: false });
         let clone_thread = 0x3d_0f00;
         for (architecture, number, arguments, expected, what) in [
             (x86_64, 74, [0; 6], ZERO, "fsync"),
@@ -370,6 +438,13 @@ mod tests {
             (x86_64, 320, [0; 6], EPERM, "kexec_file_load"),
             (x86_64, x32 | 528, [0; 6], EPERM, "x32 kexec_load"),
             (x86_64, 404, [0; 6], ALLOW, "no call of x86-64"),
+            (x86_64, 63, [0; 6], ASKED, "uname"),
+            (x86_64, x32 | 63, [0; 6], ASKED, "x32 uname"),
+            (i386, 122, [0; 6], ASKED, "i386 uname, which was newuname"),
+            (i386, 109, [0; 6], ASKED, "i386 uname"),
+            (i386, 59, [0; 6], ASKED, "i386 olduname"),
+            (x86_64, 59, [0; 6], ALLOW, "execve"),
+            (x86_64, 122, [0; 6], ALLOW, "setfsuid"),
             (i386, 404, [0; 6], EPERM, "clock_settime64"),
             (0xc000_00b7, 82, [0; 6], ENOSYS, "an ABI that does not belong here"),
         ] {
@@ -377,17 +452,21 @@ mod tests {
         }
     }
 
+    fn syncs(no_sync: bool) -> Wanted {
+        Wanted { no_sync, ..Wanted::default() }
+    }
+
     #[test]
     fn syncs_are_real_when_asked_for() {
         let fsync = libc::SYS_fsync as u32;
-        assert_eq!(answer(&program(true), AUDIT_NATIVE, fsync, [0; 6]), ZERO);
-        assert_eq!(answer(&program(false), AUDIT_NATIVE, fsync, [0; 6]), ALLOW);
-        assert_eq!(answer(&program(false), AUDIT_NATIVE, libc::SYS_mount as u32, [0; 6]), EPERM);
+        assert_eq!(answer(&program(syncs(true)), AUDIT_NATIVE, fsync, [0; 6]), ZERO);
+        assert_eq!(answer(&program(syncs(false)), AUDIT_NATIVE, fsync, [0; 6]), ALLOW);
+        assert_eq!(answer(&program(syncs(false)), AUDIT_NATIVE, libc::SYS_mount as u32, [0; 6]), EPERM);
     }
 
     #[test]
     fn tables_have_a_reason_a_line_and_no_call_twice() {
-        let all: Vec<_> = DENIED.iter().chain(SYNCS).collect();
+        let all: Vec<_> = DENIED.iter().chain(SYNCS).chain(UNAME).chain(SINGLE).collect();
         assert!(all.iter().all(|rule| !rule.reason.is_empty()));
         let numbers: [fn(&&Rule) -> Option<u32>; 3] =
             [|rule| u32::try_from(rule.native).ok(), |rule| rule.i386, |rule| rule.arm];

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::{Change, Entry},
-    enforced::{Enforced, Tier},
+    enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
     plan::{Fixups, Layer, Plan, Source, Stored, Work},
@@ -152,25 +152,28 @@ impl Session {
     }
 
     fn start_in(plan: Plan, folder: &WorkFolder) -> Result<Session> {
-        let mut helper = Helper::start()?;
+        let mut helper = Helper::start(plan.tier)?;
         let (mut commands, theirs) = Channel::pair()?;
         let theirs = theirs.into_socket();
-        let start = Start { plan, folder: folder.path.clone() };
+        let start = Start { plan, tier: helper.tier, folder: folder.path.clone() };
         let question = ToMonitor::Start(Box::new(start));
         match helper.ask(&question, &[theirs.as_fd(), folder.lock.as_fd()])?.0 {
             FromMonitor::Started => drop(theirs),
             other => return Err(unexpected(&other)),
         }
         let ToMonitor::Start(start) = question else { return Err(Error::bug("a message changed its kind")) };
-        let inside = match commands.receive()? {
+        let mut inside = match commands.receive()? {
             Some((FromChild::Ready(inside), _)) => inside,
             Some((FromChild::Failed(error), _)) => return Err(error),
             Some((other, _)) => return Err(unexpected(&other)),
             None => return Err(Error::bug("pid 1 of the sandbox died while it was set up")),
         };
-        let Start { plan, folder } = *start;
-        let mapping = helper.mapping.clone();
-        let enforced = Enforced { tier: Tier::Full, asked_view: plan.view, mapping, inside };
+        if let Some(why) = &helper.degraded {
+            inside.degraded.push(format!("tier single, and not full: {why}"));
+        }
+        let Start { plan, folder, .. } = *start;
+        let (tier, mapping) = (helper.tier, helper.mapping.clone());
+        let enforced = Enforced { tier, asked_view: plan.view, mapping, inside };
         Ok(Session { helper, commands, enforced, plan, folder, over: None })
     }
 

@@ -80,7 +80,7 @@ fn remove_layers(folder: &WorkFolder) -> Result<()> {
 }
 
 fn remove_paths(folders: Vec<std::path::PathBuf>) -> Result<()> {
-    let mut helper = Helper::start()?;
+    let mut helper = Helper::start(None)?;
     helper.ask_done(&ToMonitor::Remove(folders))?;
     helper.ask_done(&ToMonitor::Close)
 }

@@ -180,6 +180,24 @@ pub(crate) fn write_maps(pid: u32) -> Result<Mapping> {
     write_with_tools(pid, &caller)
 }
 
+/// Writes maps of the process `pid` in which the caller is 0, and nobody else is anybody: what every
+/// account may do by itself (user_namespaces(7)).
+pub(crate) fn write_single_maps(pid: u32) -> Result<Mapping> {
+    let caller = Caller::current();
+    let write = |name: &str, text: &str| -> Result<()> {
+        let path = format!("/proc/{pid}/{name}");
+        fs::write(&path, text).doing_to("writing", Path::new(&path)).map_err(|error| error.at(Step::Mapping))
+    };
+    // Without this the kernel takes no map of groups from an ordinary user.
+    write("setgroups", "deny")?;
+    let map = |ids: Ids, own: u32| -> Result<Vec<IdRange>> {
+        write(ids.map(), &format!("0 {own} 1"))?;
+        Ok(vec![IdRange { inside: 0, outside: own, count: 1 }])
+    };
+    let (uids, gids) = (map(Ids::Users, caller.uid.as_raw())?, map(Ids::Groups, caller.gid.as_raw())?);
+    Ok(Mapping { mapper: Mapper::Direct, uids, gids })
+}
+
 /// Whether this process may write any map: it has CAP_SETUID and CAP_SETGID.
 fn may_map_anything() -> bool {
     [caps::Capability::CAP_SETUID, caps::Capability::CAP_SETGID]

@@ -9,7 +9,7 @@
 //!   view/  root/        where FUSE and the view are mounted, in the sandbox's mount namespace only
 //!   tree/               a stored tree as hard links, in the view `checkout`
 //! ```
-//! A kept folder has `lock` and `upper` alone.
+//! A kept folder has `lock` and `upper` alone; of tier single also `owners`: see [`crate::owners`].
 //!
 //! Whoever removes a folder holds its lock until the end and removes `lock` last ([`remove`]). So a
 //! folder without one is empty: either it was never locked, or it goes away just now. Anybody may

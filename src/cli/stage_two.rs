@@ -8,7 +8,11 @@ use crate::pipeline::StageTwo;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Options of stage 2")]
 pub(super) struct StageTwoArguments {
-    /// How the sandbox gets its users: `full` maps a range of subordinate ids, or runs as root
+    /// How the sandbox gets its users: `full` maps a range of subordinate ids, or runs as root; `single`
+    /// maps one id and records owners
+    ///
+    /// The result is the same. `single` is for containers, accounts without a range in /etc/subuid and
+    /// no_new_privs; `auto` takes it where `full` is not to be had, and says so.
     #[arg(long, value_name = "TIER", default_value = "auto")]
     tier: Tier,
     /// How the sandbox sees the tree; all give the same image
@@ -40,7 +44,6 @@ pub(super) struct StageTwoArguments {
 enum Tier {
     Auto,
     Full,
-    #[value(hide = true)]
     Single,
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use qemu::{
+    crash::{Crash, crashes},
     interpreter::interpreter,
     starts::{Starts, Why},
     twins::{LOG, Plan, TREE},
@@ -110,12 +111,46 @@ impl Acceleration {
             })
     }
 
+    /// What the twins were made of.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How long the log of starts is, in bytes.
+    pub(super) fn log_length(&self) -> u64 {
+        fs::metadata(self.log()).map_or(0, |metadata| metadata.len())
+    }
+
+    /// The starts that were noted behind the first `since` bytes of the log.
+    fn starts(&self, since: u64) -> Result<Starts> {
+        let log = self.log();
+        let content = fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
+        let since = usize::try_from(since).unwrap_or(usize::MAX).min(content.len());
+        Ok(Starts::read(&content[since..]))
+    }
+
+    /// Programs that crashed in qemu since then; `output` is what was printed.
+    pub(super) fn crashes(&self, since: u64, output: &str) -> Vec<Crash> {
+        // Whoever asks has an error already, and a log that cannot be read explains none.
+        crashes(&self.starts(since).unwrap_or_default(), output)
+    }
+
+    /// The program that qemu has been running for the longest time, of those started since then.
+    pub(super) fn longest_running(&self, since: u64) -> Option<String> {
+        let starts = self.starts(since).ok()?;
+        let program = &starts.running.first()?.start;
+        let package = program.package(&self.plan);
+        Some(
+            package.map_or_else(
+                || program.path.clone(),
+                |package| format!("{} of package {package}", program.path),
+            ),
+        )
+    }
+
     /// What ran where, from the log.
     pub(super) fn report(&self) -> Result<(Accelerated, Option<String>)> {
-        let log = self.log();
-        let reading = || format!("reading {}", log.display());
-        let content = fs::read(&log).with_context(reading)?;
-        let starts = Starts::read(&content);
+        let starts = self.starts(0)?;
         let unread = (starts.unread > 0).then(|| {
             format!("{} bytes of the log of program starts were written by somebody else", starts.unread)
         });
@@ -124,11 +159,19 @@ impl Acceleration {
             .iter()
             .map(|(start, &count)| {
                 let (package, reason) = start.explain(&self.plan);
-                let fallback = matches!(start.why, Why::Failed(_));
-                EmulatedProgram { path: start.path.clone(), package, reason, fallback, starts: count }
+                let spent = starts.spent.get(start).copied().unwrap_or_default();
+                EmulatedProgram {
+                    path: start.path.clone(),
+                    package,
+                    reason,
+                    fallback: matches!(start.why, Why::Failed(_)),
+                    starts: count,
+                    seconds: spent.total.as_secs_f64(),
+                    longest: spent.longest.as_secs_f64(),
+                }
             })
             .collect();
-        programs.sort_by(|a, b| b.starts.cmp(&a.starts).then_with(|| a.path.cmp(&b.path)));
+        programs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then_with(|| a.path.cmp(&b.path)));
         let (native, emulated) = (starts.twins, starts.emulated());
         Ok((Accelerated { twins: self.commit, native, emulated, programs }, unread))
     }

@@ -23,6 +23,11 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("SYSTEMD_OFFLINE", "1"),
     // python(1): the order of sets, and with it byte code, is the same every time.
     ("PYTHONHASHSEED", "0"),
+    // perlrun(1): so is the order of hashes, in which scripts write lists (updmap's ls-R).
+    ("PERL_HASH_SEED", "0"),
+    ("PERL_PERTURB_KEYS", "0"),
+    // TeX: the date inside formats is SOURCE_DATE_EPOCH's, too (texlive's texmf.cnf).
+    ("FORCE_SOURCE_DATE", "1"),
 ];
 
 /// A composed or configured tree for a sandbox to look at: a listing of it, whose contents are the
@@ -97,6 +102,12 @@ pub enum Changes {
     New,
     /// To the one that a failed run left here.
     Kept(PathBuf),
+}
+
+/// What the kernel says of itself to an image's programs, native and emulated: the image's machine,
+/// and nothing of the host.
+pub(super) fn uname(architecture: &str) -> Option<sandbox::Uname> {
+    qemu::find(architecture).map(|architecture| sandbox::Uname::of_machine(architecture.machine))
 }
 
 /// The sandbox plan for a tree.

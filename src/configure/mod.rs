@@ -39,7 +39,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 4;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -88,35 +88,82 @@ pub fn configure(
         inputs.emulator,
         Changes::New,
     );
+    plan.tier = inputs.requirements.tier();
+    plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
     }
-    // Programs that write dates (the days in /etc/shadow, say) write the same every day: that of the
-    // newest file of the packages. https://reproducible-builds.org/specs/source-date-epoch/
-    let newest = inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0);
-    plan.environment.push(format!("SOURCE_DATE_EPOCH={newest}").into_bytes());
+    // Programs that write dates (the days in /etc/shadow, say) write the same every day.
+    // https://reproducible-builds.org/specs/source-date-epoch/
+    plan.environment.push(format!("SOURCE_DATE_EPOCH={}", newest(inputs)).into_bytes());
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }
     let started = Instant::now();
-    let mut session = Session::start(&plan).context("starting the sandbox")?;
+    let session = Session::start(&plan).context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
-    let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
-    if let Err(error) = scripts.run() {
-        if error.kind() == Kind::Input {
-            return Err(keep(&mut session, inputs, error));
-        }
-        return Err(error);
-    }
-    let packages = scripts.finish()?;
+    let (mut session, packages) = run_scripts(session, plan, inputs, reporter, stop)?;
     let accelerated =
         inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
     let changes = adopt_changes(&mut session, adopt, inputs, reporter, stop)?;
-    let enforced = serde_json::to_value(session.enforced())
+    let mut enforced = serde_json::to_value(session.enforced())
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
+    if let Some(emulator) = inputs.emulator {
+        enforced["qemu-user"] = emulator.version.as_str().into();
+        enforced["accelerated"] = accelerated.is_some().into();
+    }
     session.close().context("closing the sandbox")?;
     Ok(Configured { image: image.to_owned(), changes, enforced, accelerated, packages })
+}
+
+/// Runs all scripts, once more from the step at which the emulator crashed or hung; gives the session
+/// that it ended in, and the seconds of each package.
+fn run_scripts(
+    mut session: Session,
+    mut plan: sandbox::Plan,
+    inputs: &Inputs<'_>,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<(Session, Vec<(String, f64)>)> {
+    let image = inputs.composed.image.as_str();
+    let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
+    let Err(mut error) = scripts.run() else {
+        let packages = scripts.finish()?;
+        return Ok((session, packages));
+    };
+    if !stop.load(Ordering::Relaxed)
+        && let Some(trouble) = scripts.emulator_trouble()
+    {
+        reporter.warn(image, format!("{trouble}; the same step is tried once more, in a new sandbox"));
+        let progress = scripts.into_progress();
+        keep(&mut session, inputs)?;
+        session.close().context("closing the sandbox")?;
+        plan.work = sandbox::Work::Kept(inputs.kept.clone());
+        session = Session::start(&plan).context("starting the sandbox again")?;
+        let mut scripts = run::Scripts::resume(inputs, &mut session, reporter, stop, progress);
+        match scripts.run() {
+            Ok(()) => {
+                let packages = scripts.finish()?;
+                return Ok((session, packages));
+            }
+            Err(again) => error = again,
+        }
+        if let Some(trouble) = scripts.emulator_trouble() {
+            let message = format!("the emulator failed twice: {trouble}\n{error}");
+            return Err(Error::machine(message).hint(format!(
+                "treestrap lock --update    gets the archive's newest qemu-user, which may do better; \
+                 treestrap run --failed {image}    opens the sandbox as the failure left it"
+            )));
+        }
+    }
+    Err(if error.kind() == Kind::Input { keep_failed(&mut session, inputs, error) } else { error })
+}
+
+/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
+/// seconds since 1970.
+fn newest(inputs: &Inputs<'_>) -> u64 {
+    inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }
 
 /// Says how the programs of a foreign image ran; an error if all were required to run that had a twin.
@@ -125,6 +172,9 @@ fn report(acceleration: &Acceleration, inputs: &Inputs<'_>, reporter: &dyn Repor
     let (accelerated, problem) = acceleration.report()?;
     if let Some(problem) = problem {
         reporter.warn(image, problem);
+    }
+    for crash in acceleration.crashes(0, "") {
+        reporter.warn(image, format!("{}; its package went on", crash.explain(acceleration.plan())));
     }
     for program in accelerated.programs.iter().filter(|program| program.fallback) {
         let message = format!("{} ran in qemu {} times: {}", program.path, program.starts, program.reason);
@@ -141,6 +191,8 @@ fn report(acceleration: &Acceleration, inputs: &Inputs<'_>, reporter: &dyn Repor
 pub struct Run<'a> {
     /// The program and its arguments.
     pub command: Vec<Vec<u8>>,
+    /// The tree's architecture.
+    pub architecture: &'a str,
     /// Where its changes go.
     pub changes: Changes,
     /// Twins of the image's programs.
@@ -162,6 +214,8 @@ pub fn run(
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
     let mut plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
+    plan.tier = run.requirements.tier();
+    plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {
         acceleration.add_to(&mut plan);
     }
@@ -180,22 +234,29 @@ pub fn run(
 }
 
 /// Keeps what a failed run left, and says how to look at it.
-fn keep(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
+fn keep_failed(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
     let image = &inputs.composed.image;
-    match forget_kept(&inputs.kept).and_then(|()| {
-        if let Some(parent) = inputs.kept.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-        }
-        session.keep(&inputs.kept)?;
-        let path = kept_commit(&inputs.kept);
-        std::fs::write(&path, inputs.composed.commit.to_string())
-            .with_context(|| format!("writing {}", path.display()))
-    }) {
+    match keep(session, inputs) {
         Ok(()) => {
             error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
         }
         Err(kept) => error.hint(format!("its sandbox could not be kept: {kept}")),
     }
+}
+
+/// Keeps what was changed so far, unless it's kept already because it was when the session began.
+fn keep(session: &mut Session, inputs: &Inputs<'_>) -> Result<()> {
+    if session.folder() == inputs.kept {
+        return Ok(());
+    }
+    forget_kept(&inputs.kept)?;
+    if let Some(parent) = inputs.kept.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    }
+    session.keep(&inputs.kept)?;
+    let path = kept_commit(&inputs.kept);
+    std::fs::write(&path, inputs.composed.commit.to_string())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// The file beside a kept layer that names the unpacked tree it belongs to, which may have been
@@ -248,13 +309,10 @@ fn adopt_changes(
             sandbox::Entry::Folder { metadata, opaque } => {
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
-            sandbox::Entry::File { metadata, mut size, hard_link } => {
-                let mut content =
-                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                if normalise::rule(&change.path).is_some_and(|(rule, _)| rule == normalise::Rule::Empty) {
-                    size = 0;
-                    content = File::open("/dev/null").context("opening /dev/null")?;
-                }
+            sandbox::Entry::File { metadata, size, hard_link } => {
+                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
+                    .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;

@@ -1,17 +1,33 @@
 //! What stage 2 leaves behind that is not the image's: per-device identity, logs of the build,
-//! caches that hold inode numbers. Such changes are dropped or emptied before the commit, so that
-//! one lock gives one checksum and no two devices share a key.
+//! caches that hold inode numbers, times of the build inside files. Such changes are dropped, emptied
+//! or rewritten before the commit, so that one lock gives one checksum and no two devices share a key.
 
-use crate::artefacts::{TreeChange, TreeEntry};
+mod rewrite;
+
+use std::{
+    fs::File,
+    io::{Read, Seek, Write},
+};
+
+use crate::{
+    Context, Result,
+    artefacts::{TreeChange, TreeEntry},
+};
 
 /// What happens to a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Rule {
     /// The commit does not have it, and no trace that it was ever there.
     Drop,
     /// The commit has it, empty.
     Empty,
+    /// The commit has it with this time (`SOURCE_DATE_EPOCH`, in seconds) in the place of the
+    /// build's. None where the content is not what the rule knows: then it stays as it is.
+    Rewrite(fn(&[u8], u64) -> Option<Vec<u8>>),
 }
+
+/// Larger files, in bytes, are not rewritten: none of those in the table comes near.
+const LARGEST: u64 = 16 << 20;
 
 /// Path pattern (`*` matches within one name), rule and reason.
 const RULES: &[(&str, Rule, &str)] = &[
@@ -19,6 +35,10 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("var/lib/dbus/machine-id", Rule::Drop, "identity: dbus-uuidgen --ensure makes it anew"),
     ("etc/ssh/ssh_host_*_key", Rule::Drop, "identity: every device needs keys of its own (ssh-keygen -A)"),
     ("etc/ssh/ssh_host_*_key.pub", Rule::Drop, "identity: goes with the private key"),
+    // What uses it (postgresql, postfix, dovecot) does without TLS, or not start, until it is made anew:
+    // make-ssl-cert(8), generate-default-snakeoil. A key that every device has protects none.
+    ("etc/ssl/private/ssl-cert-snakeoil.key", Rule::Drop, "identity: a private key must not be shared"),
+    ("etc/ssl/certs/ssl-cert-snakeoil.pem", Rule::Drop, "identity: goes with the private key"),
     ("var/lib/systemd/random-seed", Rule::Drop, "identity: a seed must not be shared"),
     ("var/lib/urandom/random-seed", Rule::Drop, "identity: a seed must not be shared"),
     ("var/lib/systemd/credential.secret", Rule::Drop, "identity: systemd-creds(1) makes it anew"),
@@ -26,6 +46,16 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("var/log/alternatives.log", Rule::Drop, "log of the build, with times"),
     ("var/log/fontconfig.log", Rule::Drop, "log of the build, with times"),
     ("var/log/bootstrap.log", Rule::Drop, "log of the build, with times"),
+    ("var/lib/texmf/web2c/*.log", Rule::Drop, "log of the build, with times"),
+    ("var/lib/texmf/web2c/*/*.log", Rule::Drop, "log of the build, with times"),
+    ("usr/share/emacs/site-lisp/elpa/*/Install.log.gz", Rule::Drop, "log of the build, with times"),
+    (
+        "etc/ssl/certs/java/cacerts",
+        Rule::Rewrite(rewrite::java_keystore),
+        "says when each certificate came in",
+    ),
+    ("var/lib/doc-base/info/files.yml", Rule::Rewrite(rewrite::doc_base), "says when each file came in"),
+    ("etc/aliases.db", Rule::Rewrite(rewrite::berkeley_database), "has a random name and the time"),
     ("var/cache/ldconfig/aux-cache", Rule::Drop, "holds inode numbers and times; ldconfig(8) makes it anew"),
     // mandb(8) writes it with gdbm, whose padding holds whatever was in memory: no two runs through an
     // emulator are equal. man-db.timer makes it anew; only apropos(1) waits for that.
@@ -39,32 +69,44 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("etc/.pwd.lock", Rule::Drop, "a lock of no content (lckpwdf(3)); made anew"),
 ];
 
-/// The rule for a path, with its reason.
-pub(super) fn rule(path: &[u8]) -> Option<(Rule, &'static str)> {
-    RULES
-        .iter()
-        .find(|(pattern, ..)| matches(pattern.as_bytes(), path))
-        .map(|&(_, rule, reason)| (rule, reason))
+/// The rule for a path.
+fn rule(path: &[u8]) -> Option<Rule> {
+    RULES.iter().find(|(pattern, ..)| matches(pattern.as_bytes(), path)).map(|&(_, rule, _)| rule)
 }
 
-/// Whether a removal stays in the commit although a rule is about the path: the composed tree
-/// may have shipped the file itself, and then dropping the change would bring it back.
-pub(super) fn keeps(change: &TreeChange) -> bool {
-    change.now == TreeEntry::Absent || rule(&change.path).is_none_or(|(rule, _)| rule != Rule::Drop)
-}
-
-/// Glob match in which `*` stands for any bytes but `/`; one star a pattern is all we need.
-fn matches(pattern: &[u8], path: &[u8]) -> bool {
-    match pattern.iter().position(|&byte| byte == b'*') {
-        None => pattern == path,
-        Some(star) => {
-            let (head, tail) = (&pattern[..star], &pattern[star + 1..]);
-            path.len() >= head.len() + tail.len()
-                && path.starts_with(head)
-                && path.ends_with(tail)
-                && !path[head.len()..path.len() - tail.len()].contains(&b'/')
+/// A changed file's content (open at its start) and size in bytes as the commit has them; `newest`
+/// is the time that stands for the build's, in seconds since 1970.
+pub(super) fn content(path: &[u8], mut content: File, size: u64, newest: u64) -> Result<(File, u64)> {
+    match rule(path) {
+        Some(Rule::Empty) => Ok((File::open("/dev/null").context("opening /dev/null")?, 0)),
+        Some(Rule::Rewrite(rewrite)) if size <= LARGEST => {
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes).context("reading it to take times out")?;
+            let Some(bytes) = rewrite(&bytes, newest) else {
+                content.rewind().context("going back to its start")?;
+                return Ok((content, size));
+            };
+            let mut file = tempfile::tempfile().context("making a temporary file")?;
+            file.write_all(&bytes).and_then(|()| file.rewind()).context("writing a temporary file")?;
+            Ok((file, bytes.len() as u64))
         }
+        Some(Rule::Drop | Rule::Rewrite(_)) | None => Ok((content, size)),
     }
+}
+
+/// Whether a change is in the commit. A removal is, although a rule is about the path: the
+/// composed tree may have shipped the file itself, and then dropping the change would bring it back.
+pub(super) fn keeps(change: &TreeChange) -> bool {
+    change.now == TreeEntry::Absent || !matches!(rule(&change.path), Some(Rule::Drop))
+}
+
+/// Glob match in which `*` stands for any bytes but `/`.
+fn matches(pattern: &[u8], path: &[u8]) -> bool {
+    let Some(star) = pattern.iter().position(|&byte| byte == b'*') else { return pattern == path };
+    let (head, tail) = (&pattern[..star], &pattern[star + 1..]);
+    let Some(rest) = path.strip_prefix(head) else { return false };
+    let name = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+    (0..=name).any(|end| matches(tail, &rest[end..]))
 }
 
 #[cfg(test)]
@@ -73,20 +115,67 @@ mod tests {
 
     #[test]
     fn rules_reach_what_they_name_and_no_more() {
-        let table: &[(&str, Option<Rule>)] = &[
-            ("etc/machine-id", Some(Rule::Empty)),
-            ("etc/ssh/ssh_host_ed25519_key", Some(Rule::Drop)),
-            ("etc/ssh/ssh_host_ed25519_key.pub", Some(Rule::Drop)),
-            ("etc/ssh/sshd_config", None),
-            ("etc/ssh/old/ssh_host_x_key", None),
-            ("var/lib/dpkg/status-old", Some(Rule::Drop)),
-            ("var/lib/dpkg/status", None),
-            ("var/cache/man/de/index.db", Some(Rule::Drop)),
-            ("var/cache/man/CACHEDIR.TAG", None),
-            ("var/lib/dpkg/info/x-old", None),
+        let table: &[(&str, &str)] = &[
+            ("etc/machine-id", "empty"),
+            ("etc/ssh/ssh_host_ed25519_key", "drop"),
+            ("etc/ssh/ssh_host_ed25519_key.pub", "drop"),
+            ("etc/ssh/sshd_config", "none"),
+            ("etc/ssh/old/ssh_host_x_key", "none"),
+            ("var/lib/dpkg/status-old", "drop"),
+            ("var/lib/dpkg/status", "none"),
+            ("var/cache/man/de/index.db", "drop"),
+            ("var/cache/man/CACHEDIR.TAG", "none"),
+            ("var/lib/dpkg/info/x-old", "none"),
+            ("var/lib/texmf/web2c/updmap.log", "drop"),
+            ("var/lib/texmf/web2c/luatex/luatex.log", "drop"),
+            ("var/lib/texmf/web2c/luatex/luatex.fmt", "none"),
+            ("var/lib/texmf/web2c/a/b/luatex.log", "none"),
+            ("etc/ssl/certs/java/cacerts", "rewrite"),
         ];
         for (path, expected) in table {
-            assert_eq!(rule(path.as_bytes()).map(|(rule, _)| rule), *expected, "{path}");
+            let name = match rule(path.as_bytes()) {
+                None => "none",
+                Some(Rule::Drop) => "drop",
+                Some(Rule::Empty) => "empty",
+                Some(Rule::Rewrite(_)) => "rewrite",
+            };
+            assert_eq!(name, *expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn stars_stand_for_parts_of_one_name() {
+        for (pattern, path, expected) in [
+            ("a/*.log", "a/b.log", true),
+            ("a/*.log", "a/b/c.log", false),
+            ("a/*/*.log", "a/b/c.log", true),
+            ("a/*/*.log", "a/c.log", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("a*", "a", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), path.as_bytes()), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn contents() {
+        let file = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().expect("a temporary file");
+            file.write_all(bytes).and_then(|()| file.rewind()).expect("writing it");
+            file
+        };
+        for (path, bytes, expected) in [
+            ("etc/machine-id", "0123", ""),
+            ("etc/hostname", "CT: 5", "CT: 5"),
+            ("var/lib/doc-base/info/files.yml", "---\n/x:\n  CT: 5\n", "---\n/x:\n  CT: 77\n"),
+            ("etc/aliases.db", "no database", "no database"),
+        ] {
+            let (mut now, size) =
+                content(path.as_bytes(), file(bytes.as_bytes()), bytes.len() as u64, 77).expect("a content");
+            let mut text = String::new();
+            now.read_to_string(&mut text).expect("reading it");
+            assert_eq!((text.as_str(), size), (expected, expected.len() as u64), "{path}");
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
 pub struct Requirements {
     view: Option<View>,
     required: Vec<Requirement>,
+    tier: Option<Tier>,
     acceleration: AccelerationWish,
 }
 
@@ -55,7 +56,7 @@ impl Requirements {
     /// From the options; what this version of treestrap cannot give is an error at once.
     pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
         for (option, value, given) in [
-            ("tier", &options.tier, &["auto", "full"][..]),
+            ("tier", &options.tier, &["auto", "full", "single"][..]),
             ("accelerate", &options.accelerate, &["auto", "off", "require"]),
         ] {
             if let Some(value) = value
@@ -91,12 +92,19 @@ impl Requirements {
             Some("require") => AccelerationWish::Require,
             _ => AccelerationWish::Auto,
         };
-        Ok(Requirements { view: asked.or(wanted), required, acceleration })
+        let tier =
+            [Tier::Full, Tier::Single].into_iter().find(|tier| options.tier.as_deref() == Some(tier.name()));
+        Ok(Requirements { view: asked.or(wanted), required, tier, acceleration })
     }
 
     /// The view that was asked for; none: any.
     pub(super) fn view(&self) -> Option<View> {
         self.view
+    }
+
+    /// The tier that was asked for; none: the best that this machine can.
+    pub(super) fn tier(&self) -> Option<Tier> {
+        self.tier
     }
 
     /// Whether programs of a foreign image are to run natively.

@@ -5,16 +5,17 @@ use std::{
     io::{BufRead, BufReader, PipeReader, Read, Seek, Write, pipe},
     os::fd::OwnedFd,
     sync::{
-        atomic::AtomicBool,
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel},
     },
     time::{Duration, Instant},
 };
 
+use qemu::{crash::crashes, starts::Starts, twins::Plan};
 use sandbox::{Command, Outcome, Session, Status, Stdio};
 
 use super::{
-    Inputs,
+    Acceleration, Inputs,
     journal::Journal,
     order::{self, Step},
     status_fd::{self, Line},
@@ -30,6 +31,14 @@ const STATUS_FD: i32 = 9;
 
 /// How long output of processes that a script left behind is waited for.
 const AFTERMATH: Duration = Duration::from_millis(200);
+
+/// How often a running command is looked after.
+const ATTENTION: Duration = Duration::from_millis(100);
+
+/// How long a step of a foreign image may print nothing: then the emulator is taken to hang, which
+/// several versions do with programs of many threads. The longest silence that is known to be none is
+/// a large initramfs, some minutes.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// How long the last lines of a failed script may take through their pipe.
 const STRAGGLING: Duration = Duration::from_millis(50);
@@ -58,6 +67,19 @@ pub(super) struct Scripts<'a> {
     stop: &'a AtomicBool,
     journal: Journal,
     seconds: Seconds,
+    /// How many steps are done.
+    done: usize,
+    /// How long the log of program starts was when the current step began.
+    log_length: u64,
+    /// Whether the current step was given up because nothing happened any more.
+    hung: bool,
+}
+
+/// How far the scripts have come: to go on in another sandbox.
+pub(super) struct Progress {
+    journal: Journal,
+    seconds: Seconds,
+    done: usize,
 }
 
 /// Which package is being worked at since when, and how long the others took.
@@ -84,6 +106,54 @@ impl Seconds {
     }
 }
 
+/// Watches over a command: whether it is to be given up.
+struct Watch {
+    begun: Instant,
+    /// When it was last heard of, in milliseconds since it was begun.
+    heard: AtomicU64,
+    /// Set where nothing happens any more.
+    hung: AtomicBool,
+    /// Set for that reason, or because the user wants to stop: ends the command.
+    give_up: AtomicBool,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        let (hung, give_up) = (AtomicBool::new(false), AtomicBool::new(false));
+        Watch { begun: Instant::now(), heard: AtomicU64::new(0), hung, give_up }
+    }
+}
+
+impl Watch {
+    fn heard(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Relaxed);
+    }
+
+    /// Until the other end of `over` is dropped. `patience`: how long it may be silent, if there is a
+    /// limit.
+    /// `is_emulating`: whether there may be a program in the emulator at all.
+    fn keep(
+        &self,
+        stop: &AtomicBool,
+        patience: Option<Duration>,
+        is_emulating: impl Fn() -> bool,
+        over: &Receiver<()>,
+    ) {
+        while over.recv_timeout(ATTENTION) == Err(RecvTimeoutError::Timeout) {
+            let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+            let silent = self.begun.elapsed().saturating_sub(heard);
+            if patience.is_some_and(|patience| silent > patience) && is_emulating() {
+                self.hung.store(true, Ordering::Relaxed);
+                self.give_up.store(true, Ordering::Relaxed);
+            }
+            if stop.load(Ordering::Relaxed) {
+                self.give_up.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// What a program inside says.
 enum Said {
     Output(String),
@@ -98,16 +168,62 @@ impl<'a> Scripts<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         let journal = Journal::create(&inputs.logs, &inputs.composed.image)?;
-        Ok(Scripts { inputs, session, reporter, stop, journal, seconds: Seconds::default() })
+        let progress = Progress { journal, seconds: Seconds::default(), done: 0 };
+        Ok(Scripts::resume(inputs, session, reporter, stop, progress))
     }
 
-    /// All steps.
+    /// The scripts from where others stopped, in a new sandbox over what those left.
+    pub(super) fn resume(
+        inputs: &'a Inputs<'a>,
+        session: &'a mut Session,
+        reporter: &'a dyn Reporter,
+        stop: &'a AtomicBool,
+        progress: Progress,
+    ) -> Self {
+        let Progress { journal, seconds, done } = progress;
+        Scripts { inputs, session, reporter, stop, journal, seconds, done, log_length: 0, hung: false }
+    }
+
+    /// All steps that are left.
     pub(super) fn run(&mut self) -> Result<()> {
         let packages = self.inputs.composed.packages.as_slice();
-        let result =
-            order::plan(packages).and_then(|steps| steps.iter().try_for_each(|step| self.step(step)));
+        let result = order::plan(packages).and_then(|steps| {
+            for step in steps.iter().skip(self.done) {
+                self.log_length = self.inputs.acceleration.map_or(0, Acceleration::log_length);
+                self.step(step)?;
+                self.done += 1;
+            }
+            Ok(())
+        });
         self.journal.flush()?;
         result
+    }
+
+    /// Why the step that failed may go well in a new process: the emulator has crashed, or hangs, or
+    /// perhaps has. In words.
+    pub(super) fn emulator_trouble(&self) -> Option<String> {
+        self.inputs.emulator?;
+        let output = self.journal.tail().join("\n");
+        let since = self.log_length;
+        let (crashes, plan) = match self.inputs.acceleration {
+            Some(acceleration) => (acceleration.crashes(since, &output), acceleration.plan()),
+            None => (crashes(&Starts::default(), &output), &Plan::default()),
+        };
+        if self.hung {
+            let running =
+                self.inputs.acceleration.and_then(|acceleration| acceleration.longest_running(since));
+            let program = running.unwrap_or_else(|| "a program".to_owned());
+            return Some(format!(
+                "{program} hangs in qemu: nothing has happened for {} s",
+                PATIENCE.as_secs()
+            ));
+        }
+        crashes.iter().find(|crash| crash.is_worth_a_retry()).map(|crash| crash.explain(plan))
+    }
+
+    /// How far they have come.
+    pub(super) fn into_progress(self) -> Progress {
+        Progress { journal: self.journal, seconds: self.seconds, done: self.done }
     }
 
     /// The seconds that each package took, in the order in which they were first worked at.
@@ -225,22 +341,37 @@ impl<'a> Scripts<'a> {
         let (said, command) = listen(command, stdin, true)?;
         let mut failures = Vec::new();
         let (finished, is_over) = channel();
+        let watch = Watch::default();
+        let (watched, is_watched) = channel();
         let status = std::thread::scope(|scope| {
             let follower = {
                 let (journal, seconds) = (&mut self.journal, &mut self.seconds);
-                let follower = Follower { inputs: self.inputs, reporter: self.reporter, journal, seconds };
+                let follower = Follower {
+                    inputs: self.inputs,
+                    reporter: self.reporter,
+                    watch: &watch,
+                    journal,
+                    seconds,
+                };
                 let failures = &mut failures;
                 scope.spawn(move || follower.follow(&said, &is_over, failures))
             };
-            let status = self.session.run_unless(&command, self.stop);
+            let patience = self.inputs.emulator.map(|_| PATIENCE);
+            let stop = self.stop;
+            let watch = &watch;
+            let (acceleration, since) = (self.inputs.acceleration, self.log_length);
+            let is_emulating =
+                move || acceleration.is_none_or(|acceleration| acceleration.longest_running(since).is_some());
+            scope.spawn(move || watch.keep(stop, patience, is_emulating, &is_watched));
+            let status = self.session.run_unless(&command, &watch.give_up);
             // The last writers on this side: the listeners now see the end of the pipes.
             drop(command);
-            drop(finished);
+            drop((finished, watched));
             let followed = follower.join().unwrap_or_else(|_| Err(Error::bug("the listener panicked")));
             Ok::<_, Error>((status.with_context(|| heading.to_owned())?, followed?))
-        })?
-        .0;
-        Ok((status, failures))
+        });
+        self.hung = watch.hung.load(Ordering::Relaxed);
+        Ok((status?.0, failures))
     }
 
     /// Runs a command; gives its lines.
@@ -347,6 +478,7 @@ fn spawn_reader(reader: PipeReader, sender: SyncSender<Said>, kind: fn(String) -
 struct Follower<'a> {
     inputs: &'a Inputs<'a>,
     reporter: &'a dyn Reporter,
+    watch: &'a Watch,
     journal: &'a mut Journal,
     seconds: &'a mut Seconds,
 }
@@ -357,7 +489,11 @@ impl Follower<'_> {
     fn follow(mut self, said: &Receiver<Said>, over: &Receiver<()>, failures: &mut Vec<Error>) -> Result<()> {
         let mut end: Option<Instant> = None;
         while end.is_none_or(|end| Instant::now() < end) {
-            match said.recv_timeout(AFTERMATH) {
+            let heard = said.recv_timeout(AFTERMATH);
+            if heard.is_ok() {
+                self.watch.heard();
+            }
+            match heard {
                 Ok(Said::Output(line)) => self.output(&line)?,
                 Ok(Said::Status(line)) => self.status(&line, said, failures)?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),

@@ -30,6 +30,8 @@ essential = false
 priority = ["required", "important"]
 pins = [{ package = "*", pin = "release n=bookworm-updates", priority = 990 }]
 preseed = "debconf.txt"
+accelerate = ["imagemagick*"]
+emulate = ["usr/bin/identify"]
 
 [images.alpha]
 arch = "amd64"
@@ -49,6 +51,10 @@ fn every_key_arrives() {
     let zeta = &manifest.images[0];
     assert_eq!(zeta.lock, PathBuf::from("boards/zeta.lock"));
     assert_eq!(zeta.preseed, Some(PathBuf::from("boards/debconf.txt")));
+    assert_eq!(
+        (&zeta.accelerate[..], &zeta.emulate[..]),
+        (&["imagemagick*".into()][..], &["usr/bin/identify".into()][..])
+    );
     let request = &zeta.request;
     assert_eq!(request.architecture, "armhf");
     assert_eq!((request.recommends, request.essential), (true, false));
@@ -154,7 +160,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "essential = false",
         "files = \"overlay/\"",
         "19:1: unknown key \"files\" in [images.zeta]",
-        "known keys here: arch, packages, repos, recommends, essential, priority, pins, preseed",
+        "known keys here: arch, packages, repos, recommends, essential, priority, pins, preseed, accelerate, emulate",
     ),
     // types
     (
@@ -177,9 +183,16 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "",
     ),
     ("[repos.own]", "[[repos.own]]", "9:1: repos.own must be a table, not a list", ""),
+    (
+        "\"usr/bin/identify\"",
+        "\"/usr/bin/identify\"",
+        "24:12: \"/usr/bin/identify\" begins with a slash",
+        "write \"usr/bin/identify\"",
+    ),
+    ("[\"imagemagick*\"]", "[\"\"]", "23:15: images.zeta.accelerate has an empty name", ""),
     ("\"debconf.txt\"", "1979-05-27", "22:11: images.zeta.preseed must be a string, not a date", ""),
     // TOML itself
-    ("[images.alpha]", "[images.zeta]", "24:9: duplicate key", ""),
+    ("[images.alpha]", "[images.zeta]", "26:9: duplicate key", ""),
     ("arch = \"armhf\"", "arch = armhf", "15:8: string values must be quoted, expected literal string", ""),
     // repositories
     (
@@ -237,7 +250,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
     ("\"armhf\"", "\"armfh\"", "15:8: \"armfh\" is no architecture of Debian", "did you mean \"armhf\"?"),
     ("arch = \"armhf\"\n", "", "14:9: [images.zeta] needs arch, such as arch = \"armhf\"", ""),
-    ("packages = []", "", "24:9: [images.alpha] needs packages, such as packages = [\"systemd-sysv\"]", ""),
+    ("packages = []", "", "26:9: [images.alpha] needs packages, such as packages = [\"systemd-sysv\"]", ""),
     ("\"own\", \"debian\"", "\"onw\"", "17:10: there is no [repos.onw]", "did you mean \"own\"?"),
     ("\"own\", \"debian\"", "\"own\", \"own\"", "17:17: images.zeta.repos names \"own\" twice", ""),
     (
@@ -249,7 +262,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     (
         "packages = []",
         "packages = [\"a-b-\"]\nessential = false",
-        "24:9: [images.alpha] asks for no package at all",
+        "26:9: [images.alpha] asks for no package at all",
         "add some to packages",
     ),
     // packages

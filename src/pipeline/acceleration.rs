@@ -188,7 +188,8 @@ fn mount(session: &Session<'_>, twins: Twins, emulator: &Emulator) -> Result<Acc
 
 /// The built-in tables and what the manifest adds to them.
 fn policy(image: &Image) -> Policy {
-    let mut policy = Policy::default();
+    // The sandbox answers uname(2) for the image's machine, whoever asks (configure::environment).
+    let mut policy = Policy { uname_is_answered: true, ..Policy::default() };
     let rules = |patterns: &[String], reason: &str| -> Vec<Rule> {
         let rule = |pattern: &String| Rule { pattern: pattern.clone(), reason: reason.to_owned() };
         patterns.iter().map(rule).collect()

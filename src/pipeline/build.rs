@@ -55,13 +55,15 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
     }
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(queue.len());
     let (queue, done) = (Mutex::new(queue), Mutex::new(results));
+    // What one image needs on this machine, others do: the second finds what the first has fetched.
+    let one_at_a_time = Mutex::new(());
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some((position, lockfile)) = next else { return };
-                    let result = build_one(session, &images[position], &lockfile, options);
+                    let result = build_one(session, &images[position], &lockfile, options, &one_at_a_time);
                     done.lock().unwrap_or_else(PoisonError::into_inner)[position] = Some(result);
                 }
             });
@@ -91,6 +93,7 @@ fn build_one(
     image: &Image,
     lockfile: &Lockfile,
     options: &StageTwo,
+    one_at_a_time: &Mutex<()>,
 ) -> Result<Committed> {
     session.check_stop()?;
     let composed = compose_locked(session, image, lockfile)?;
@@ -101,9 +104,11 @@ fn build_one(
     {
         return Ok(committed);
     }
+    let alone = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
     tools::fetch(session, image, lockfile)?;
     if Requirements::new(options)?.acceleration() != AccelerationWish::Off {
         acceleration::fetch(session, image, lockfile)?;
     }
+    drop(alone);
     stage_two::configure_composed(session, image, options, &composed)
 }

@@ -240,9 +240,14 @@ pub fn run(
         [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(|word| word.clone().into_vec()).collect(),
     };
-    let acceleration = acceleration.as_ref();
-    let run =
-        configure::Run { command, changes, acceleration, debug: session.debug, requirements: &requirements };
+    let run = configure::Run {
+        command,
+        architecture: &record.architecture,
+        changes,
+        acceleration: acceleration.as_ref(),
+        debug: session.debug,
+        requirements: &requirements,
+    };
     let status = configure::run(&base, emulator.as_ref(), run, image, session.reporter, session.stop);
     if let Err(error) = base.remove() {
         session.reporter.warn(image, format!("the work folder could not be removed: {error}"));

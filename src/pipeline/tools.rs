@@ -236,6 +236,10 @@ pub(super) fn emulator(
     let registration = emulator.registration(foreign.target);
     let about = image.map_or("", |image| &image.request.image);
     let message = format!("{architecture} programs run in qemu-user {}", emulator.version);
+    for bad in emulator.known_bad(foreign.target).map_err(Error::machine)? {
+        let what = format!("qemu-user {} has a known fault: {} ({})", emulator.version, bad.what, bad.link);
+        session.reporter.warn(about, what);
+    }
     match pinned {
         Some(_) if !is_pinned => {
             session.reporter.note(about, format!("{message}, which is not the pinned one"))

@@ -34,7 +34,7 @@ const PLAN_KEY: &str = "treestrap.twins";
 
 /// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
 /// change what they make of the same packages.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 
 /// A package as the lock has it and as it is in the repository.
 #[derive(Clone, Debug)]
@@ -174,3 +174,6 @@ fn packages<'a>(members: &'a [Member], contents: &'a BTreeMap<Sha256, Inventory>
     };
     members.iter().filter_map(package).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("sandbox/src/sys/", "system calls that nix has no safe form of"),
     ("qemu/dispatcher/src/start.rs", "runs before any library, on the stack that the kernel made"),
     ("qemu/dispatcher/src/system.rs", "has no C library to make system calls for it"),
+    ("qemu/dispatcher/src/watch.rs", "leaves a process of no library behind"),
     ("qemu/dispatcher/src/image.rs", "reads what was appended to the program in memory"),
 ];
 
@@ -77,6 +78,7 @@ const DEBIAN_USES: &[&str] = &["debian", "digest"];
 /// documents, from which nothing is downloaded.
 const HOSTS: &[&str] = &[
     "bugs.debian.org",
+    "bugs.launchpad.net",
     "docs.kernel.org",
     "docs.rs",
     "git.kernel.org",

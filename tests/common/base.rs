@@ -162,15 +162,20 @@ file ./usr/sbin/invoke-rc.d
 /// The debs of the base, built once per test binary.
 pub(crate) fn debs() -> &'static [Deb] {
     static DEBS: OnceLock<Vec<Deb>> = OnceLock::new();
-    DEBS.get_or_init(|| packages().iter().map(Package::build).collect())
+    DEBS.get_or_init(|| debs_for(architecture()))
 }
 
-fn packages() -> Vec<Package> {
+/// The same packages, with another architecture written on them.
+pub(crate) fn debs_for(architecture: &str) -> Vec<Deb> {
+    packages(architecture).iter().map(Package::build).collect()
+}
+
+fn packages(architecture: &str) -> Vec<Package> {
     let mut packages = Package::parse_all(TEXT);
     let mut libraries = BTreeSet::new();
     for (name, programs) in PROGRAMS {
         let mut package = Package::named(name);
-        package.set("Architecture", architecture()).set("Priority", "required").set("Pre-Depends", "libc6");
+        package.set("Architecture", architecture).set("Priority", "required").set("Pre-Depends", "libc6");
         if *name != "libcap2-bin" {
             package.set("Essential", "yes");
         }
@@ -192,7 +197,7 @@ fn packages() -> Vec<Package> {
     dash.members.push(Member { target: "dash".into(), ..Member::new(Kind::Symlink, "./usr/bin/sh", 0o777) });
 
     let mut libc = Package::named("libc6");
-    libc.set("Architecture", architecture()).set("Multi-Arch", "same").set("Priority", "optional");
+    libc.set("Architecture", architecture).set("Multi-Arch", "same").set("Priority", "optional");
     libc.compression = Compression::Xz;
     for library in libraries {
         // /lib/TRIPLET/libc.so.6 is below /usr where /usr is merged

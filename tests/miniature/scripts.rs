@@ -101,6 +101,8 @@ script postinst
     head -c 4 /dev/urandom | wc -c >random
     if read answer; then echo "$answer" >answer; fi
     ls /sys /proc/sys/kernel >/dev/null
+    read -r _ _ release version </proc/version
+    echo "$release $version; $(cat /proc/sys/kernel/osrelease)" >kernel
 "#;
     let tiny = built(text, &["witness"]);
     let cat = |name: &str| tiny.fixture.cat("tiny", &format!("/var/lib/witness/{name}"));
@@ -115,6 +117,9 @@ script postinst
         .collect();
     assert_eq!(interfaces, ["lo"], "no network but loopback");
     assert_eq!(cat("routes").lines().count(), 1, "no route");
+    assert_eq!(cat("kernel"), "5.11.0 #1 SMP; 5.11.0\n", "nothing of the host's kernel");
+    let uname = inside(&tiny, "uname -snrv").ok().stdout;
+    assert_eq!(uname, "Linux localhost 5.11.0 #1 SMP\n", "the same in `run`");
     let listing = tiny.fixture.listing("deb/images/tiny/configured");
     assert!(
         !listing.iter().any(|line| line.contains("litter")),

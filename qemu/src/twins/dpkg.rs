@@ -114,15 +114,17 @@ fn move_string(bytes: &mut [u8], elf: &Elf<'_>, offset: u64, text: &str) -> Resu
 }
 
 /// Whether an instruction has the distance to `address` in it: amd64's code refers to constants
-/// relative to the next instruction, which begins up to four bytes after the distance.
+/// relative to the next instruction, which begins up to four bytes after the distance. Before it is
+/// a byte that says so: ModRM with mode 0 and register or memory 5 (Intel's manual, volume 2, 2.2.1.6).
 fn code_refers_to(bytes: &[u8], elf: &Elf<'_>, address: u64) -> bool {
     elf.segments.iter().filter(|segment| segment.kind == LOAD && segment.executable).any(|segment| {
         let end = segment.offset.saturating_add(segment.file_size) as usize;
         let code = bytes.get(segment.offset as usize..end).unwrap_or_default();
-        code.windows(4).enumerate().any(|(index, window)| {
-            let distance = window.first_chunk().map_or(0, |chunk| i64::from(i32::from_le_bytes(*chunk)));
-            let next = segment.address.wrapping_add(index as u64 + 4).wrapping_add_signed(distance);
-            (0..=4).any(|immediate| next.wrapping_add(immediate) == address)
+        code.windows(5).enumerate().any(|(index, window)| {
+            let (mode, distance) = (window[0], &window[1..]);
+            let distance = distance.first_chunk().map_or(0, |chunk| i64::from(i32::from_le_bytes(*chunk)));
+            let next = segment.address.wrapping_add(index as u64 + 5).wrapping_add_signed(distance);
+            mode & 0xc7 == 5 && (0..=4).any(|immediate| next.wrapping_add(immediate) == address)
         })
     })
 }
@@ -154,15 +156,23 @@ mod tests {
         }
         let folder = std::env::temp_dir().join(format!("treestrap-dpkg-{}", std::process::id()));
         std::fs::create_dir(&folder).expect("a folder of the test's own");
-        for image in ["armhf", "i386", "riscv64", "ppc64el", "mips64el", "a-very-long-architecture"] {
-            let program = std::fs::read("/usr/bin/dpkg").expect("dpkg");
-            let copy = folder.join(image);
-            std::fs::copy("/usr/bin/dpkg", &copy).expect("a copy with its mode");
+        for (image, path) in ["armhf", "i386", "riscv64", "ppc64el", "mips64el", "a-very-long-architecture"]
+            .iter()
+            .flat_map(|image| PROGRAMS.iter().map(move |path| (*image, *path)))
+        {
+            let path = format!("/{path}");
+            let program = std::fs::read(&path).expect("dpkg's");
+            let copy = folder.join("copy");
+            std::fs::copy(&path, &copy).expect("a copy with its mode");
             std::fs::write(&copy, patch(&program, "amd64", image).expect(image)).expect("the patched one");
-            for (option, expected) in [("--print-architecture", image), ("--version", "Debian")] {
+            let said = |option| {
                 let output = std::process::Command::new(&copy).arg(option).output().expect("it starts");
-                let text = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success() && text.contains(expected), "{image}: {text}");
+                assert!(output.status.success(), "{path} {option} for {image}: {output:?}");
+                String::from_utf8_lossy(&output.stdout).trim().to_owned()
+            };
+            assert!(said("--version").contains("Debian"), "{path} for {image}");
+            if path == "/usr/bin/dpkg" {
+                assert_eq!(said("--print-architecture"), image);
             }
         }
         std::fs::remove_dir_all(&folder).expect("it's the test's own");

@@ -16,6 +16,7 @@
 //! - [`mod@plan`]: which programs have a twin.
 //! - [`libraries`]: whether the dynamic loader would find everything.
 //! - [`dpkg`]: making dpkg's programs know the image's architecture.
+//! - [`perl`]: having perl say the image's architecture.
 //! - [`loader`]: where twins find their loader.
 //! - [`machine`]: what names an architecture has where a twin could see or tell the wrong one.
 
@@ -24,6 +25,7 @@ pub mod inventory;
 pub mod libraries;
 pub mod loader;
 pub mod machine;
+pub mod perl;
 pub mod plan;
 pub mod policy;
 pub mod wanted;
@@ -37,6 +39,9 @@ pub use wanted::wanted;
 /// Where the twin tree is inside the sandbox. It must be short: it has to fit where the host's
 /// loader is named. Private libraries are linked to by this path.
 pub const TREE: &str = "/.treestrap/twins";
+/// Which rules [`plan()`] and [`rewrite`] follow: for whoever keeps what they have made of the same
+/// packages and policy. Raised with every change of a table or a rule.
+pub const RULES: u32 = 1;
 /// Where starts are noted inside the sandbox.
 pub const LOG: &str = "/.treestrap/starts";
 
@@ -49,16 +54,23 @@ pub enum NotRewritten {
     /// It knows its architecture.
     #[error("it knows its architecture: {0}")]
     Architecture(#[from] dpkg::NotPatched),
+    /// It's no file of perl's that has the name of its architecture.
+    #[error("the name of its architecture is not where perl has it")]
+    Perl,
 }
 
-/// The content that a program has in the twin tree: it asks for the tree's loader, and if it's one
-/// of dpkg's, it's for the image's architecture.
+/// The content that a file of [`Plan::rewritten`] has in the twin tree: a program asks for the tree's
+/// loader, and what knows its architecture, dpkg's programs and perl's description of itself, is for
+/// the image's.
 pub fn rewrite(
     path: &str,
-    program: &[u8],
+    content: &[u8],
     (machine, host): (&Machine, &Machine),
 ) -> Result<Vec<u8>, NotRewritten> {
-    let changed = loader::change(program)?;
+    if perl::has_name(path, host) {
+        return perl::rename(content, machine, host).ok_or(NotRewritten::Perl);
+    }
+    let changed = loader::change(content)?;
     if dpkg::PROGRAMS.contains(&path) && machine.debian != host.debian {
         return Ok(dpkg::patch(&changed, host.debian, machine.debian)?);
     }

@@ -14,6 +14,7 @@ use super::{
     libraries::{Missing, Resolver, Tree, join, merge_usr},
     loader,
     machine::Machine,
+    perl,
     policy::{self, MODULES, Modules, Policy, matches},
     rewrite,
     wanted::with_modules,
@@ -33,7 +34,7 @@ pub struct Plan {
     pub packages: BTreeSet<String>,
     /// Links that are to be made in the twin tree: path in it, target.
     pub links: BTreeMap<String, String>,
-    /// Programs in the twin tree whose content has to go through [`super::rewrite`].
+    /// Programs and other files in the twin tree whose content has to go through [`super::rewrite`].
     pub rewritten: BTreeSet<String>,
     /// Folders and files of the twin tree that have to be seen at other places of the image.
     pub mounts: Vec<Mount>,
@@ -84,6 +85,8 @@ pub enum Reason {
     OtherFiles(String),
     /// The package for the host has no such program.
     NoSuchProgram,
+    /// It asks for a loader of its own (klibc's programs do), which is the image's.
+    Loader(String),
     /// It has no build id in its first page, so it can't be told from others for sure.
     NoBuildId,
     /// Two programs of the image look alike and have different twins.
@@ -110,6 +113,7 @@ impl fmt::Display for Reason {
             Reason::OtherVersion(version) => write!(f, "for this machine there is only version {version}"),
             Reason::OtherFiles(path) => write!(f, "only one of the two packages has {path}"),
             Reason::NoSuchProgram => f.write_str("the package for this machine does not have it"),
+            Reason::Loader(path) => write!(f, "it asks for a loader of its own: {path}"),
             Reason::NoBuildId => f.write_str("it has no build id in its first page to know it by"),
             Reason::Ambiguous => f.write_str("another program looks the same"),
             Reason::Library(Missing::Library { name, by }) => write!(f, "/{by} would not find {name}"),
@@ -127,7 +131,8 @@ impl fmt::Display for Reason {
 }
 
 /// Decides for every program of `image`. `native` are packages for the host; `read` gives the
-/// content of a program of theirs (package, path), and is called for those that become twins.
+/// content of a file of theirs (package, path), and is called for programs that become twins, and for
+/// what tells the architecture.
 pub fn plan(
     image: &[Package<'_>],
     native: &[Package<'_>],
@@ -161,10 +166,25 @@ pub fn plan(
     }
     let mut result = Plan::default();
     result.add_all(decided, host);
+    for package in native.iter().filter(|package| result.packages.contains(package.name)) {
+        for (path, entry) in &package.inventory.entries {
+            // Where the name isn't found, perl tells the host's.
+            if *entry == Entry::Data
+                && perl::has_name(path, host)
+                && rewrite(path, &read(package.name, path)?, (machine, host)).is_ok()
+            {
+                result.rewritten.insert(path.clone());
+            }
+        }
+    }
     if let Some(found) = tree.object(&merge_usr(host.loader)) {
         result.links.insert(loader::LINK.to_owned(), found.path.to_owned());
     }
     result.mounts = mounts(native, host, &result.packages);
+    if machine.identity.big_endian != host.identity.big_endian && tree.has(&format!("{LOCALE}/LC_NAME")) {
+        // The package is in: getent and others of it have twins.
+        result.mounts.push(Mount { target: OTHER_NAME.to_owned(), source: LOCALE.to_owned() });
+    }
     Ok(result)
 }
 
@@ -260,11 +280,13 @@ impl<'a> Judge<'a> {
         if !object.has_build_id {
             return Err(Reason::NoBuildId);
         }
-        let loader =
-            |object: &Object| object.interpreter.clone().map(|path| path.trim_start_matches('/').to_owned());
-        if twin.identity() != self.host.identity || loader(twin).is_some_and(|path| path != self.host.loader)
-        {
+        if twin.identity() != self.host.identity {
             return Err(Reason::NoSuchProgram);
+        }
+        if let Some(loader) = &twin.interpreter
+            && loader.trim_start_matches('/') != self.host.loader
+        {
+            return Err(Reason::Loader(loader.clone()));
         }
         let closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
         if let Some(plug_in) = self.plug_in(native, path) {
@@ -365,6 +387,13 @@ impl Plan {
         }
     }
 }
+
+/// The locale that every image has, in the machine's byte order.
+const LOCALE: &str = "usr/lib/locale/C.utf8";
+/// Another name by which glibc looks for `C.UTF-8`: as it was asked for, and with the codeset
+/// normalised (`_nl_make_l10nflist` in glibc's intl/l10nflist.c). Of the two folders it takes the
+/// one whose byte order is its own.
+const OTHER_NAME: &str = "usr/lib/locale/C.UTF-8";
 
 /// What of the twin tree has to be seen at the paths that are built into native programs: the
 /// host's library folder, and modules whose names have the architecture in them.

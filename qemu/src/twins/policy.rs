@@ -122,6 +122,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libc-bin", "getent, locale, localedef (locale-gen), iconv"),
     ("init-system-helpers", "deb-systemd-helper, update-rc.d, invoke-rc.d (scripts mostly)"),
     ("sysvinit-utils", "pidof, fstab-decode"),
+    ("insserv", "update-rc.d, once a script of /etc/init.d"),
     ("systemd", "systemctl, systemd-tmpfiles, systemd-machine-id-setup, journalctl --update-catalog"),
     ("systemd-standalone-*", "systemd-sysusers and systemd-tmpfiles without systemd"),
     ("systemd-sysusers", "systemd-sysusers where it's split"),
@@ -144,8 +145,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libxml2-utils", "xmlcatalog"),
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
+    // Not dracut-install, which mkinitramfs copies modules with since trixie: a hook of udev's takes
+    // every /usr/lib/*/libkmod.so.*, and so would put its twin's library into the initramfs.
     ("busybox*", "mkinitramfs asks it for its applets"),
-    ("klibc-utils", "mkinitramfs' programs"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),
     ("acl", "setfacl (systemd's journal folder)"),
@@ -196,9 +198,19 @@ const MAY_DIFFER: &[(&str, &str)] = &[
     ("usr/share/lintian/*", "for nobody but lintian"),
     ("usr/bin/i386", "a name of setarch, which stays emulated"),
     ("usr/bin/x86_64", "a name of setarch, which stays emulated"),
+    ("usr/bin/s390*", "a name of setarch, which stays emulated"),
+    ("usr/bin/ppc*", "a name of setarch, which stays emulated"),
     ("usr/lib/sysctl.d/50-pid-max.conf", "a setting for 64-bit kernels; programs read the image's"),
     ("usr/lib/systemd/boot/*", "EFI programs, which no script starts"),
+    ("usr/lib/systemd/*systemd-pcr*", "units and programs for a TPM, where there may be one"),
+    ("usr/lib/systemd/*systemd-tpm2-setup*", "units and programs for a TPM, where there may be one"),
+    ("usr/lib/systemd/systemd-measure", "predicts a TPM's state; no script starts it"),
+    ("usr/lib/udev/dmi_memory_id", "for machines with DMI tables; no script starts it"),
+    ("usr/lib/udev/rules.d/70-memory.rules", "for machines with DMI tables"),
     ("usr/share/bash-completion/*", "completions of programs that differ, which are seen themselves"),
+    ("usr/share/zsh/*", "the same"),
+    ("etc/default/hwclock", "for machines with a clock; data is the image's own"),
+    ("etc/init.d/hwclock.sh", "for machines with a clock; data is the image's own"),
 ];
 
 /// Whether one of two packages may have the (neutral) path and the other one not.
@@ -218,7 +230,7 @@ pub(super) fn may_load(program: &str, object: &str) -> bool {
 /// Programs that read or write files in the byte order of their machine. Where the image's is
 /// another one, they stay emulated.
 const BYTE_ORDER: &[&str] =
-    &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "*/glib-compile-schemas"];
+    &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "usr/bin/od", "*/glib-compile-schemas"];
 
 /// Whether the program's files have the machine's byte order; the path is a neutral one.
 pub(super) fn in_byte_order(path: &str) -> bool {

@@ -72,6 +72,13 @@ fn distribution(machine: &Machine) -> Vec<(&'static str, Inventory)> {
                 ("usr/lib/man-db/libmanual.so", link("libmanual-2.so")),
             ]),
         ),
+        (
+            "libc-bin",
+            files(&[
+                ("usr/bin/getent", elf(needs(object(machine, "getent"), &["libc.so.6"]))),
+                ("usr/lib/locale/C.utf8/LC_NAME", Entry::Data),
+            ]),
+        ),
         ("libz1", files(&[("usr/lib/T/libz.so.1", elf(needs(library(machine, "libz"), &["libc.so.6"])))])),
         (
             "python3.11-minimal",
@@ -128,7 +135,7 @@ fn outcome(
 #[test]
 fn what_can_have_a_twin_has_one_and_the_rest_a_reason() {
     let (twins, rest, plan) = outcome("armhf", |_, _| {});
-    assert_eq!(twins, ["usr/bin/rm", "usr/bin/man", "usr/bin/python3.11"]);
+    assert_eq!(twins, ["usr/bin/rm", "usr/bin/man", "usr/bin/getent", "usr/bin/python3.11"]);
     assert_eq!(
         rest,
         [
@@ -150,7 +157,8 @@ fn what_can_have_a_twin_has_one_and_the_rest_a_reason() {
     assert_eq!(mounts, ["usr/lib/x86_64-linux-gnu", module]);
     // The module's library is in, too; nginx isn't.
     let packages: Vec<_> = plan.packages.iter().map(String::as_str).collect();
-    let expected = "coreutils libbz2 libc6 libgcc-s1 libpython3.11-stdlib libz1 man-db python3.11-minimal";
+    let expected =
+        "coreutils libbz2 libc-bin libc6 libgcc-s1 libpython3.11-stdlib libz1 man-db python3.11-minimal";
     assert_eq!(packages.join(" "), expected);
     assert_eq!(plan.twins[0].path, b"/.treestrap/twins/usr/bin/rm");
 }
@@ -233,7 +241,7 @@ fn another_version_is_no_twin() {
 #[test]
 fn a_private_library_of_another_byte_order_is_in_the_way() {
     let (twins, rest, plan) = outcome("s390x", |_, _| {});
-    assert_eq!(twins, ["usr/bin/rm", "usr/bin/python3.11"]);
+    assert_eq!(twins, ["usr/bin/rm", "usr/bin/getent", "usr/bin/python3.11"]);
     assert!(
         rest.contains(
             &"usr/bin/man: the image's own /usr/lib/man-db/libmanual.so would be in the way".to_owned()
@@ -241,6 +249,8 @@ fn a_private_library_of_another_byte_order_is_in_the_way() {
         "{rest:?}"
     );
     assert_eq!(plan.links.len(), 1);
+    let locale = Mount { target: "usr/lib/locale/C.UTF-8".into(), source: "usr/lib/locale/C.utf8".into() };
+    assert!(plan.mounts.contains(&locale));
     let tree = libraries::Tree::new([]);
     let host = machine("amd64");
     let resolver = libraries::Resolver::away(&tree, &host, machine("s390x").identity);
@@ -260,6 +270,7 @@ fn an_image_says_which_packages_are_wanted() {
         [
             "coreutils: rm, mv, chmod, chown, mkdir, ln, readlink, install, …: most of all starts",
             "libbz2: libraries of libpython3.11-stdlib",
+            "libc-bin: getent, locale, localedef (locale-gen), iconv",
             "libc6: libraries of python3.11-minimal",
             "libgcc-s1: modules that libc6 loads",
             "libpython3.11-stdlib: modules that python3.11-minimal loads",

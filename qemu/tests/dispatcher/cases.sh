@@ -23,6 +23,15 @@ run twin-missing ./lost x
 cp foreign changed && printf x >> changed && run changed ./changed
 cp foreign changed && printf x | dd of=changed bs=1 seek=100 conv=notrunc status=none && run patched ./changed
 mkdir root && cp foreign root/ && run chroot chroot root /foreign in-chroot
+mkdir root/old && run pivot-root unshare -m sh -c 'mount --bind root root; cd root; pivot_root . old; exec /foreign pivoted'
+run self ./foreign self
+run no-arguments ./start without-arguments ./foreign
+run no-arguments-in-qemu ./start without-arguments ./alone
+run in-folder ./start in-folder "$here" foreign
+run descriptor ./start descriptor ./foreign
+run descriptor-in-qemu ./start descriptor ./alone
+run closing-descriptor ./start closing-descriptor ./foreign 2>&1
+printf '#!%s\n' "$here/alone" > script && run script-in-qemu ./script argument
 chmod 111 alone && run unreadable ./alone
 run blocked-signal env --block-signal=CHLD ./alone
 run end-of-output sh -c '(./alone linger seen &) | cat; touch seen; ls nobody* 2>/dev/null'
@@ -44,6 +53,8 @@ touch never
 if [ "$MAPPED" = many ]; then
     cp foreign setuid && chmod 4755 setuid && chmod 755 . && run set-id setpriv --reuid 33 --regid 33 --clear-groups ./setuid
     cp foreign setother && chown 34 setother && chmod 4755 setother && run set-other-id setpriv --reuid 33 --regid 33 --clear-groups ./setother
+    cp foreign capable && ./start give-capability capable && run capable setpriv --reuid 33 --regid 33 --clear-groups ./capable
+    run no-process setpriv --reuid 33 --regid 33 --clear-groups prlimit --nproc=1 ./alone
     run unreadable-to-others setpriv --reuid 33 --regid 33 --clear-groups ./alone
 fi
 # The last watchers have to write before pid 1, this shell, ends.

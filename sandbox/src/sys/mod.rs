@@ -6,9 +6,11 @@
 
 pub(crate) mod mounts;
 pub(crate) mod network;
+pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod socket;
+pub(crate) mod status;
 pub(crate) mod view;
 pub(crate) mod xattr;
 

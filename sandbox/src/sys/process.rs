@@ -29,6 +29,31 @@ pub(crate) fn fork() -> nix::Result<Fork> {
     }
 }
 
+/// setdomainname(2), for this process's UTS namespace.
+pub(crate) fn set_domain_name(name: &str) -> nix::Result<()> {
+    // SAFETY: the pointer and the length are a string's.
+    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
+}
+
+/// The soft limit of file locks (RLIMIT_LOCKS) of another process; prlimit(2).
+pub(crate) fn get_lock_limit(process: nix::unistd::Pid) -> nix::Result<u64> {
+    lock_limit(process, None).map(|limit| limit.rlim_cur)
+}
+
+/// Sets it; the hard limit stays.
+pub(crate) fn set_lock_limit(process: nix::unistd::Pid, soft: u64) -> nix::Result<()> {
+    let hard = lock_limit(process, None)?.rlim_max;
+    lock_limit(process, Some(libc::rlimit64 { rlim_cur: soft, rlim_max: hard })).map(drop)
+}
+
+fn lock_limit(process: nix::unistd::Pid, new: Option<libc::rlimit64>) -> nix::Result<libc::rlimit64> {
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let new = new.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: both pointers are to live structures of the right type, or null.
+    check(unsafe { libc::prlimit64(process.as_raw(), libc::RLIMIT_LOCKS, new, &mut old) }.into())?;
+    Ok(old)
+}
+
 /// execve(2); returns only on failure.
 pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
@@ -181,7 +206,7 @@ pub(crate) fn close_all_from_3_except(keep: &impl AsRawFd) -> nix::Result<()> {
 }
 
 /// Closes a descriptor in a forked child that will never run the destructor of its owner.
-pub(crate) fn close_now(descriptor: &impl std::os::fd::AsFd) {
+pub(crate) fn close_now(descriptor: &(impl std::os::fd::AsFd + ?Sized)) {
     // SAFETY: the owner is a copy that the fork made; this process only leaves it through exec or
     // _exit (see exit_now), and never uses it again.
     unsafe { libc::close(descriptor.as_fd().as_raw_fd()) };

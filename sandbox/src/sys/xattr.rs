@@ -16,6 +16,8 @@ pub(crate) enum Place<'a> {
     Open(BorrowedFd<'a>),
     /// A path whose last part is not followed.
     Path(&'a CStr),
+    /// A path whose last part is followed.
+    Followed(&'a CStr),
     /// What an `O_PATH` descriptor refers to, which must not be a symbolic link.
     Descriptor(BorrowedFd<'a>),
 }
@@ -52,6 +54,7 @@ pub(crate) fn names(place: Place<'_>) -> nix::Result<Vec<CString>> {
             match place {
                 Place::Open(fd) => libc::flistxattr(fd.as_raw_fd(), start, size),
                 Place::Path(path) => libc::llistxattr(path.as_ptr(), start, size),
+                Place::Followed(path) => libc::listxattr(path.as_ptr(), start, size),
                 Place::Descriptor(fd) => libc::listxattr(Place::name(fd).as_ptr(), start, size),
             }
         };
@@ -74,6 +77,7 @@ pub(crate) fn get(place: Place<'_>, name: &CStr) -> nix::Result<Option<Vec<u8>>>
             match place {
                 Place::Open(fd) => libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), start, size),
                 Place::Path(path) => libc::lgetxattr(path.as_ptr(), name.as_ptr(), start, size),
+                Place::Followed(path) => libc::getxattr(path.as_ptr(), name.as_ptr(), start, size),
                 Place::Descriptor(fd) => libc::getxattr(Place::name(fd).as_ptr(), name.as_ptr(), start, size),
             }
         };
@@ -93,8 +97,18 @@ pub(crate) fn set(place: Place<'_>, name: &CStr, value: &[u8]) -> nix::Result<()
         match place {
             Place::Open(fd) => libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), start, size, 0),
             Place::Path(path) => libc::lsetxattr(path.as_ptr(), name.as_ptr(), start, size, 0),
+            Place::Followed(path) => libc::setxattr(path.as_ptr(), name.as_ptr(), start, size, 0),
             Place::Descriptor(fd) => libc::setxattr(Place::name(fd).as_ptr(), name.as_ptr(), start, size, 0),
         }
     };
     check(result.into()).map(drop)
+}
+
+/// Removes one attribute from what a path leads to, if it is there.
+pub(crate) fn remove(path: &CStr, name: &CStr) -> nix::Result<()> {
+    // SAFETY: both strings are NUL-terminated.
+    match check(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) }.into()) {
+        Err(Errno::ENODATA) => Ok(()),
+        result => result.map(drop),
+    }
 }

@@ -398,7 +398,7 @@ fn diagnosed() {
     let root = nix::unistd::geteuid().is_root();
     let mut situations = vec![
         // One id only, as in a container without ranges.
-        (vec!["unshare", "-Ur"], "subordinate-ids", "too few ids"),
+        (vec!["unshare", "-Ur"], Severity::Degraded, "subordinate-ids", "too few ids"),
         (
             vec![
                 "unshare",
@@ -408,18 +408,21 @@ fn diagnosed() {
                 "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"",
                 "sh",
             ],
+            Severity::Fatal,
             "user-namespaces",
             "max_user_namespaces is 0",
         ),
     ];
     if !root {
-        situations.push((vec!["setpriv", "--no-new-privs"], "user-namespaces", "no_new_privs is set"));
-        situations.push((vec!["env", "PATH=/no/such"], "uidmap-tools", "apt-get install uidmap"));
+        let setpriv = vec!["setpriv", "--no-new-privs"];
+        situations.push((setpriv, Severity::Degraded, "user-namespaces", "no_new_privs is set"));
+        let no_tools = vec!["env", "PATH=/no/such"];
+        situations.push((no_tools, Severity::Degraded, "uidmap-tools", "apt-get install uidmap"));
     }
-    for (around, subject, part) in situations {
-        let fatal = worst(&diagnose(&around), Severity::Fatal);
-        let found = fatal.iter().any(|(about, message)| about == subject && message.contains(part));
-        assert!(found, "{around:?}: {fatal:?}");
+    for (around, severity, subject, part) in situations {
+        let findings = worst(&diagnose(&around), severity);
+        let found = findings.iter().any(|(about, message)| about == subject && message.contains(part));
+        assert!(found, "{around:?}: {findings:?}");
     }
     assert!(tree.sessions().is_empty());
 }

@@ -9,11 +9,13 @@
 //! What is needed: merged /usr on the host (its programs are the sandbox's), uidmap; for the tests of
 //! foreign binaries apt with sources of the real archive.
 
+mod calls;
 mod capture;
 mod commands;
 mod escape;
 mod foreign;
 mod lifecycle;
+mod single;
 mod support;
 mod views;
 
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[commands::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS],
+        &[commands::TESTS, calls::TESTS, single::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS],
         &[views::TESTS, foreign::TESTS],
     )
 }

@@ -112,6 +112,9 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
     } else if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         missing.push(("fuse", format!("/dev/fuse: {error}")));
     }
+    if !Path::new("/usr/bin/python3").exists() {
+        missing.push(("python", "there is no python3 on this machine".to_owned()));
+    }
     if let Some(why) = crate::foreign::no_binfmt() {
         missing.push(("binfmt", why));
     }

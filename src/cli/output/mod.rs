@@ -268,7 +268,8 @@ fn explanation(image: &str, accelerated: &Accelerated) -> String {
     for program in &accelerated.programs {
         let package = program.package.as_deref().unwrap_or("no package");
         let (count, path, reason) = (program.starts, printable(&program.path), printable(&program.reason));
-        text.push_str(&format!("\n  {count} x {path} ({package}): {reason}"));
+        let seconds = program.seconds;
+        text.push_str(&format!("\n  {count} x {path} ({package}), {seconds:.2} s: {reason}"));
     }
     text
 }
