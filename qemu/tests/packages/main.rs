@@ -148,7 +148,7 @@ fn twins_answer_as_the_device_does() {
         let Set { foreign, native, machines, plan } = prepare(&folder(), &set, false);
         let folder = folder().join(format!("run-{}", set.replace('/', "-")));
         let _ = fs::remove_dir_all(&folder);
-        truth::unpack(&foreign, &folder.join("root"));
+        truth::unpack(&foreign, &folder.join("unpacked"));
         let tree = folder.join("tree");
         truth::make_tree(&plan, &native, (&machines.0, &machines.1), &tree);
         let ask = |twins, mounts| {
