@@ -23,6 +23,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    acl::{self, Acl},
     bytes::escape,
     error::{Doing, Error, Result},
     owners::{Elsewhere, Owner, RECORD},
@@ -285,6 +286,15 @@ impl Walk<'_> {
         if let Some(elsewhere) = &self.recorded {
             let carried = xattrs.iter().position(|(name, _)| name == RECORD.to_bytes());
             let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
+            for (name, value) in &mut xattrs {
+                let Some(list) = acl::name_of(name) else { continue };
+                let is_access = list == b"system.posix_acl_access";
+                if let Some(acl) = Acl::decode(value).filter(|_| is_access) {
+                    *value = acl.with_mode(stat.st_mode).encode();
+                }
+                *name = list.to_vec();
+            }
+            xattrs.sort();
             owner = carried.or_else(|| elsewhere.of(&self.path, stat.st_ino)).unwrap_or(Owner::ROOT);
         }
         Metadata {

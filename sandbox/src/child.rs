@@ -28,6 +28,7 @@ use crate::{
     root::View,
     seccomp::{self, Wanted},
     session::{Outcome, Status},
+    stack::{Prepared, needs_server},
     supervisor,
     sys::{
         network,
@@ -38,16 +39,18 @@ use crate::{
 /// Sets the sandbox up and serves until the end.
 pub(crate) fn run(
     start: &Start,
+    mut prepared: Prepared,
     mut commands: Channel,
     end_of_life: OwnedFd,
     mut supervisor: Option<Channel>,
 ) -> ! {
     let plan = &start.plan;
-    let status = match set_up(start, supervisor.as_mut()) {
+    let status = match set_up(start, &mut prepared, supervisor.as_mut()) {
         Ok((inside, held)) => {
-            let served = commands
-                .send(&FromChild::Ready(inside), &[])
-                .and_then(|()| Server { plan, commands, end_of_life, supervisor, running: None }.serve());
+            let view = prepared.server;
+            let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
+                Server { plan, commands, end_of_life, supervisor, view, running: None }.serve()
+            });
             drop(held);
             i32::from(served.is_err())
         }
@@ -60,7 +63,11 @@ pub(crate) fn run(
 }
 
 /// Everything between the fork and the first command; what has to stay open comes back.
-fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Option<OwnedFd>)> {
+fn set_up(
+    start: &Start,
+    prepared: &mut Prepared,
+    supervisor: Option<&mut Channel>,
+) -> Result<(Inside, Option<OwnedFd>)> {
     let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
@@ -73,12 +80,15 @@ fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Op
     )
     .doing("making namespaces")
     .map_err(|error| error.at(Step::Namespaces))?;
-    let mut degraded = Vec::new();
-    let view = View::mount(plan, folder).map_err(|error| error.at(Step::Mounts))?;
-    if plan.no_sync && !view.volatile {
+    let (view, stack) = View::mount(plan, folder, prepared).map_err(|error| error.at(Step::Mounts))?;
+    let mut degraded = stack.passed_over;
+    if !needs_server(stack.view) {
+        prepared.server = None;
+    }
+    prepared.listing = None;
+    if plan.no_sync && !stack.volatile {
         degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
     }
-    let volatile = view.volatile;
     view.mount_proc().map_err(|error| error.at(Step::Proc))?;
     view.mount_dev(*tier).map_err(|error| error.at(Step::Devices))?;
     view.mount_sys().map_err(|error| error.at(Step::Mounts))?;
@@ -93,6 +103,13 @@ fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Op
             "user.max_user_namespaces cannot be set inside: the filter alone forbids namespaces".into(),
         );
     }
+    let processes = limit_processes(plan.limits.processes).then_some(plan.limits.processes);
+    if processes.is_none() {
+        degraded.push(
+            "the process limit does not hold for the host's root (kernel.pid_max of a namespace needs Linux 6.14)"
+                .into(),
+        );
+    }
     view.mask_proc().map_err(|error| error.at(Step::Proc))?;
     if let Some(uname) = &plan.uname {
         view.show_kernel(uname, folder).map_err(|error| error.at(Step::Proc))?;
@@ -105,15 +122,12 @@ fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Op
     process::set_domain_name(supervisor::NO_DOMAIN)
         .doing("setting the domain name")
         .map_err(|error| error.at(Step::Namespaces))?;
-    let processes = process_limit_holds().then_some(plan.limits.processes);
-    if processes.is_none() {
-        degraded.push("the process limit does not hold for the host's root".into());
-    }
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
     let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
-        volatile,
+        view: stack.view,
+        volatile: stack.volatile,
         seccomp: in_force.is_some(),
         no_sync: in_force.is_some_and(|filter| filter.no_sync),
         uname: in_force.is_some_and(|filter| filter.uname),
@@ -165,6 +179,29 @@ fn filter_system_calls(
     }
 }
 
+/// Limits the processes and threads of the whole namespace; gives whether any limit holds. Before Linux
+/// 6.14, which gave pid namespaces a pid_max of their own, there is only RLIMIT_NPROC, one for each
+/// user inside: see [`execute`].
+fn limit_processes(most: u64) -> bool {
+    // Numbers below 300 are not given again when all are used up (RESERVED_PIDS in kernel/pid.c), and
+    // less than 301 cannot be set. They are skipped from the start where the kernel knows how to.
+    const RESERVED: u64 = 300;
+    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", RESERVED.to_string());
+    let highest = most.saturating_add(RESERVED).max(RESERVED + 1);
+    // An older kernel has only the host's, which the host's root could write from here: only then the
+    // version is looked at, since trying would do the harm.
+    let holds_anyway = process_limit_holds();
+    let may_try = holds_anyway || kernel_is_at_least(6, 14);
+    may_try && std::fs::write("/proc/sys/kernel/pid_max", highest.to_string()).is_ok() || holds_anyway
+}
+
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let Ok(system) = nix::sys::utsname::uname() else { return false };
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(a), Some(b)) if (a, b) >= (major, minor))
+}
+
 /// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
 /// (copy_process() in kernel/fork.c), whom pid 1 is when root itself called.
 fn process_limit_holds() -> bool {
@@ -179,6 +216,8 @@ struct Server<'a> {
     end_of_life: OwnedFd,
     /// Closes when the supervisor ends.
     supervisor: Option<Channel>,
+    /// Who serves the view, if anybody does.
+    view: Option<Channel>,
     /// The command that the caller waits for.
     running: Option<Running>,
 }
@@ -198,11 +237,14 @@ impl Server<'_> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let children = SignalFd::with_flags(&child_signal, flags).doing("making a signal descriptor")?;
         loop {
-            // Without a supervisor the life line stands in for it, which is there in any case.
+            // Where nobody answers calls, or serves a view, the life line stands in, which is there in any
+            // case.
             let supervisor = self.supervisor.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
+            let view = self.view.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
             let mut events = [
                 PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
                 PollFd::new(children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(view, PollFlags::POLLIN),
                 PollFd::new(self.end_of_life.as_fd(), PollFlags::POLLIN),
                 PollFd::new(supervisor, PollFlags::POLLIN),
             ];
@@ -210,9 +252,14 @@ impl Server<'_> {
                 Err(Errno::EINTR) => continue,
                 other => other.doing("waiting")?,
             };
-            let [command, child, end, unanswered] = events.map(|event| event.any().unwrap_or(true));
+            let [command, child, view_died, end, unanswered] =
+                events.map(|event| event.any().unwrap_or(true));
             if end || unanswered {
                 return Ok(());
+            }
+            if view_died {
+                let error = Error::bug("the process that serves the view died");
+                return self.commands.send(&FromChild::Failed(error), &[]);
             }
             if child {
                 while let Ok(Some(_)) = children.read_signal() {}

@@ -17,7 +17,10 @@ use std::{
 
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
 };
 
@@ -25,16 +28,20 @@ use crate::{
     bytes::escape,
     capture, child,
     enforced::Tier,
-    error::{Doing, Error, Result, Step},
+    error::{Doing, Error, Kind, Result, Step},
     fixups,
-    owners::{self, Elsewhere, Remembered},
+    owners::{self, Elsewhere, Owner, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
+    recorded::recorded,
+    server,
+    stack::{OWNERS, Prepared, candidates, needs_server},
     supervisor::{self, OwnersElsewhere, Supervisor},
     sys::{
         process::{self, Fork},
         xattr::{self, Place},
     },
+    view::{Listing, ROOT, give_metadata},
     work,
 };
 
@@ -99,6 +106,8 @@ struct Running {
     supervisor: Option<Supervisor>,
     /// What it knew of owners at the end.
     owners: Option<Vec<Remembered>>,
+    /// Who serves views; none when it has been ended, or if no view needs it.
+    server: Option<Pid>,
     /// Closes when this process ends.
     _lifeline: OwnedFd,
     _lock: Option<OwnedFd>,
@@ -201,6 +210,7 @@ impl Running {
             child: None,
             supervisor: None,
             owners: None,
+            server: None,
             _lifeline: lifeline,
             _lock: lock,
             stays,
@@ -219,11 +229,20 @@ impl Running {
         if let Some(fixups) = &plan.fixups {
             fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
         }
-        make_folders(plan, folder).map_err(|error| error.at(Step::WorkFolder))?;
-        let (supervisor, calls) =
-            supervisor::start(&self.start, &[control.as_fd(), commands.as_fd(), self._lifeline.as_fd()])?
-                .unzip();
+        let (listing, links) = stored_listing(plan, *tier).map_err(|error| error.at(Step::WorkFolder))?;
+        make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
+        let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
+        let (supervisor, calls) = supervisor::start(&self.start, links, &others)?.unzip();
         self.supervisor = supervisor;
+        let mut prepared = Prepared { listing, server: None };
+        if candidates(plan)?.into_iter().any(needs_server) {
+            let (ours, theirs) = Channel::pair()?;
+            match process::fork().doing("starting the view's server")? {
+                Fork::Parent(pid) => self.server = Some(Pid::from_raw(pid)),
+                Fork::Child => server::run(plan, folder, prepared.listing.as_ref(), theirs),
+            }
+            prepared.server = Some(ours);
+        }
         // The first child from here on is pid 1 of a new namespace; this process stays outside.
         unshare(CloneFlags::CLONE_NEWPID)
             .doing("making a pid namespace")
@@ -238,32 +257,31 @@ impl Running {
                 // own life line. exit_now() runs no destructors.
                 process::close_now(control);
                 process::close_now(&self._lifeline);
-                child::run(&self.start, Channel::new(commands), end_of_life, calls)
+                child::run(&self.start, prepared, Channel::new(commands), end_of_life, calls)
             }
         }
     }
 
-    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone.
+    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone. Then
+    /// nobody asks the supervisor or looks at the view any more, and they can go.
     fn end_child(&mut self) -> Result<()> {
         if let Some(child) = self.child.take() {
-            // It is not reaped yet, so the number is still its own.
-            let _ = kill(child, Signal::SIGKILL);
             // The kernel lets pid 1 be reaped after the last process of its namespace.
-            while let Ok(Some(waited)) = process::wait_any(true) {
-                if waited.pid == child.as_raw() {
-                    break;
-                }
-            }
+            end_process(child);
         }
-        if let Some(mut supervisor) = self.supervisor.take() {
+        let supervisor = self.supervisor.take();
+        let has_ended = supervisor.is_some();
+        if let Some(mut supervisor) = supervisor {
             // It has seen pid 1 end and sends what it knows; nothing, if it has died.
             let owners = supervisor.control.receive::<OwnersElsewhere>();
             self.owners = owners.ok().flatten().map(|(answer, _)| answer.owners);
-            let _ = kill(Pid::from_raw(supervisor.pid), Signal::SIGKILL);
-            while let Ok(Some(_)) = process::wait_any(true) {}
-            if self.stays {
-                self.keep_owners()?;
-            }
+            end_process(Pid::from_raw(supervisor.pid));
+        }
+        if let Some(server) = self.server.take() {
+            end_process(server);
+        }
+        if has_ended && self.stays {
+            self.keep_owners()?;
         }
         Ok(())
     }
@@ -318,30 +336,47 @@ impl Running {
     }
 }
 
+/// Kills a child of this process and waits for its end. It's not reaped yet, so the number is its own.
+fn end_process(process: Pid) {
+    let _ = kill(process, Signal::SIGKILL);
+    while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
+}
+
 /// Removes what only a running session needs. `work` must go: after a `volatile` mount it holds
 /// `work/incompat/volatile`, which forbids every later one.
 fn remove_scratch(folder: &Path) -> Result<()> {
-    ["work", "skeleton", "root"].iter().try_for_each(|name| remove(&folder.join(name)))
+    ["work", "skeleton", "root", "view", "tree"].iter().try_for_each(|name| remove(&folder.join(name)))
 }
 
 fn remove(folder: &Path) -> Result<()> {
     work::remove(folder).doing_to("removing", folder)
 }
 
+/// The metadata of the plan's stored tree, if it has one, and the owners that it does not carry.
+fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, Vec<(Vec<u8>, Owner)>)> {
+    let Some(stored) = plan.stored()? else { return Ok((None, Vec::new())) };
+    let listing = Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan))?;
+    match tier {
+        Tier::Full => Ok((Some(listing), Vec::new())),
+        Tier::Single => recorded(&listing).map(|(listing, links)| (Some(listing), links)),
+    }
+}
+
 /// The folders beside the lock: see [`crate::work`].
-fn make_folders(plan: &Plan, folder: &Path) -> Result<()> {
+fn make_folders(plan: &Plan, folder: &Path, listing: Option<&Listing>) -> Result<()> {
     remove_scratch(folder)?; // of a kept session whose monitor was killed
-    for name in ["work", "skeleton", "root"] {
+    for name in ["work", "skeleton", "root", "view"] {
         let path = folder.join(name);
         DirBuilder::new().mode(0o755).create(&path).doing_to("making", &path)?;
     }
     let upper = folder.join("upper");
     if !upper.exists() {
-        let Some(Layer::Folder(lowest)) = plan.layers.last() else {
-            return Err(Error::plan("a sandbox needs at least one layer"));
-        };
         DirBuilder::new().create(&upper).doing_to("making", &upper)?;
-        copy_metadata(lowest, &upper)?;
+        match (plan.layers.last(), listing) {
+            (Some(Layer::Folder(lowest)), _) => copy_metadata(lowest, &upper)?,
+            (Some(Layer::Stored(_)), Some(listing)) => give_metadata(listing, ROOT, &upper, OWNERS)?,
+            _ => return Err(Error::plan("a sandbox needs at least one layer")),
+        }
     }
     let targets = plan.mounts.iter().map(|mount| (mount.target.as_slice(), mount.source_is_folder()));
     let always: [(&[u8], bool); 3] = [(b"proc", true), (b"dev", true), (b"sys", true)];
@@ -353,8 +388,7 @@ fn make_folders(plan: &Plan, folder: &Path) -> Result<()> {
 
 /// The view's root folder shows the upper layer's metadata: those of the lowest layer, the full tree.
 fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
-    let metadata =
-        fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(crate::Kind::Plan))?;
+    let metadata = fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(Kind::Plan))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
     fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
         .doing_to("changing the mode of", to)?;

@@ -64,7 +64,7 @@ pub(crate) const fn rule(
 }
 
 /// A call whose number is the same in every ABI: all from 424 (Linux 5.1) on.
-const fn new_rule(native: libc::c_long, action: Action, reason: &'static str) -> Rule {
+pub(crate) const fn new_rule(native: libc::c_long, action: Action, reason: &'static str) -> Rule {
     Rule { native, i386: Some(native as u32), arm: Some(native as u32), when: When::Always, action, reason }
 }
 

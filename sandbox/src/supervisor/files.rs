@@ -21,7 +21,7 @@ use nix::{
 };
 
 use super::{
-    Answer,
+    Answer, attributes,
     caller::{Caller, NAME},
     identity::{Credentials, Identities, LAST_ID, SAME, Width},
     records::Records,
@@ -195,11 +195,16 @@ impl Files<'_> {
         };
         // What the kernel refuses it refuses better.
         let (Ok(parent), false) = (parent, name.is_empty() || name == b"..") else { return Ok(Answer::GoOn) };
-        let Some(owner) = self.owner_of_new(&parent, caller)? else { return Ok(Answer::GoOn) };
+        let owner = self.owner_of_new(&parent, caller)?;
+        let listed = !make.is_link() && attributes::has_default(&parent);
+        if owner == Owner::ROOT && !listed {
+            return Ok(Answer::GoOn);
+        }
         let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
         let mode = Mode::from_bits_truncate(mode);
         let link = if make.is_link() { caller.path(0)? } else { Vec::new() };
-        let mask = caller.umask()?;
+        // A list takes the place of the mask: umask(2).
+        let mask = if listed { Mode::empty() } else { caller.umask()? };
         caller.still_waits()?;
         let mask = umask(mask);
         let made = match make {
@@ -220,13 +225,17 @@ impl Files<'_> {
             }
         };
         umask(mask);
+        let inherit = |file: &OwnedFd| if listed { attributes::inherit(&parent, file, mode) } else { Ok(()) };
         match made {
             Ok(Some(file)) => {
+                inherit(&file)?;
                 self.note(file.try_clone().map_err(|_| Errno::EMFILE)?, owner)?;
                 Ok(Answer::Descriptor(file, flags.contains(OFlag::O_CLOEXEC)))
             }
             Ok(None) => {
-                self.note(openat(&parent, name.as_c_str(), NAME | OFlag::O_NOFOLLOW, Mode::empty())?, owner)?;
+                let file = openat(&parent, name.as_c_str(), NAME | OFlag::O_NOFOLLOW, Mode::empty())?;
+                inherit(&file)?;
+                self.note(file, owner)?;
                 Ok(Answer::Value(0))
             }
             Err(Errno::EEXIST) => Ok(Answer::GoOn),
@@ -240,15 +249,14 @@ impl Files<'_> {
     }
 
     /// Whose a new file in a folder is: the maker's, but in a set-group-id folder of the folder's group.
-    /// None: root's.
-    fn owner_of_new(&mut self, parent: &OwnedFd, caller: &Caller<'_>) -> nix::Result<Option<Owner>> {
+    fn owner_of_new(&mut self, parent: &OwnedFd, caller: &Caller<'_>) -> nix::Result<Owner> {
         let credentials = self.identities.of(caller)?;
         let mut owner = Owner { uid: credentials.user.file_system, gid: credentials.group.file_system };
         let stat = fstat(parent)?;
         if stat.st_mode & libc::S_ISGID != 0 {
             owner.gid = self.records.of(parent, &stat).unwrap_or(Owner::ROOT).gid;
         }
-        Ok((owner != Owner::ROOT).then_some(owner))
+        Ok(owner)
     }
 
     /// execve(2) and execveat(2): the kernel does it; what a set-id program changes is noted before,

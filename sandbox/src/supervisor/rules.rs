@@ -9,16 +9,17 @@
 
 use super::{
     Call,
+    attributes::Verb,
     files::{Make, Target},
     identity::{Act, Who, Width},
     stat::{Layout, Stat},
     uname::Utsname,
 };
 use crate::seccomp::{
-    Action::Ask,
+    Action::{Ask, Fail},
     Rule,
     When::{self, Always, Bits, OneOf},
-    rule,
+    new_rule, rule,
 };
 
 /// What the supervisor says of the kernel, where the plan wants something said.
@@ -56,6 +57,23 @@ pub(crate) const SINGLE: &[Rule] = &[
     make(libc::SYS_mknodat, 297, 324, Always, Make::NodeAt),
     rule(libc::SYS_execve, 11, 11, Always, Ask(Call::Execute(Target::Path)), "set-id programs"),
     rule(libc::SYS_execveat, 358, 387, Always, Ask(Call::Execute(Target::At(4))), "the same"),
+    attribute(libc::SYS_getxattr, 229, 229, Verb::Get, Target::Path),
+    attribute(libc::SYS_lgetxattr, 230, 230, Verb::Get, Target::Link),
+    attribute(libc::SYS_fgetxattr, 231, 231, Verb::Get, Target::Open),
+    attribute(libc::SYS_listxattr, 232, 232, Verb::List, Target::Path),
+    attribute(libc::SYS_llistxattr, 233, 233, Verb::List, Target::Link),
+    attribute(libc::SYS_flistxattr, 234, 234, Verb::List, Target::Open),
+    attribute(libc::SYS_setxattr, 226, 226, Verb::Set, Target::Path),
+    attribute(libc::SYS_lsetxattr, 227, 227, Verb::Set, Target::Link),
+    attribute(libc::SYS_fsetxattr, 228, 228, Verb::Set, Target::Open),
+    attribute(libc::SYS_removexattr, 235, 235, Verb::Remove, Target::Path),
+    attribute(libc::SYS_lremovexattr, 236, 236, Verb::Remove, Target::Link),
+    attribute(libc::SYS_fremovexattr, 237, 237, Verb::Remove, Target::Open),
+    // The same with a folder's descriptor (Linux 6.13); programs know to do without.
+    new_rule(463, Fail(libc::ENOSYS), "setxattrat"),
+    new_rule(464, Fail(libc::ENOSYS), "getxattrat"),
+    new_rule(465, Fail(libc::ENOSYS), "listxattrat"),
+    new_rule(466, Fail(libc::ENOSYS), "removexattrat"),
     identity(libc::SYS_getuid, 199, Act::Real(Who::User)),
     identity(libc::SYS_geteuid, 201, Act::Effective(Who::User)),
     identity(libc::SYS_getgid, 200, Act::Real(Who::Group)),
@@ -139,6 +157,10 @@ const fn status(
 
 const fn make(native: libc::c_long, i386: u32, arm: u32, when: When, make: Make) -> Rule {
     rule(native, i386, arm, when, Ask(Call::Make(make)), "who makes a file owns it")
+}
+
+const fn attribute(native: libc::c_long, i386: u32, arm: u32, verb: Verb, target: Target) -> Rule {
+    rule(native, i386, arm, Always, Ask(Call::Attribute(verb, target)), "access control lists")
 }
 
 const fn identity(native: libc::c_long, both: u32, act: Act) -> Rule {

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("single::new_files", &["userns", "python"], new_files),
     ("single::records_follow_files", &["userns"], records_follow_files),
     ("single::copies", &["userns"], copies),
+    ("single::access_control_lists", &["userns", "python"], access_control_lists),
     ("single::paths", &["userns", "python"], paths),
     ("single::set_id_programs", &["userns"], set_id_programs),
     ("single::capabilities_of_files", &["userns"], capabilities_of_files),
@@ -246,6 +247,41 @@ fn copies() {
          mkdir as; chown 33:33 as; setpriv --reuid 33 --regid 33 --clear-groups tar -C as -xf t.tar; show as
          install -o 33 -g 60 -m 4750 one two; install -d -o 5 -g 5 -m 2755 deep/er; stat -c '%u:%g %a %n' two deep deep/er
          install -o www-data -g tty one three; stat -c '%U:%G' three; rm t.tar",
+    );
+}
+
+fn access_control_lists() {
+    let text = both_python(
+        r#"
+import struct
+def acl(*entries): return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+N = 0xffffffff
+def do(call, *arguments, **named):
+    try: print(call.__name__, call(*arguments, **named))
+    except OSError as error: print(call.__name__, error.errno)
+os.chdir("/var"); os.umask(0o27)
+A, D = "system.posix_acl_access", "system.posix_acl_default"
+adm = acl((1, 7, N), (4, 5, N), (8, 5, 4), (16, 5, N), (32, 0, N))
+plain = acl((1, 6, N), (4, 4, N), (32, 4, N)); roots = acl((1, 7, N), (2, 7, 0), (4, 5, N), (16, 7, N), (32, 0, N))
+os.mkdir("journal", 0o755); open("file", "w"); os.chmod("journal", 0o2755)
+def show(path): print(path, oct(os.lstat(path).st_mode), sorted(os.listxattr(path)), [os.getxattr(path, name).hex() for name in sorted(os.listxattr(path))])
+for path in "journal", "file":
+    do(os.getxattr, path, A); do(os.setxattr, path, A, adm); show(path); do(os.setxattr, path, D, adm); show(path)
+os.chmod("file", 0o4640); show("file"); os.chown("file", 33, 33); show("file")
+os.mkdir("journal/sub"); show("journal/sub"); os.close(os.open("journal/new", os.O_CREAT, 0o666)); show("journal/new"); open("journal/sub/x", "w"); show("journal/sub/x"); os.symlink("x", "journal/l"); print(os.lstat("journal/l").st_mode)
+for value in plain, roots, b"garbage", b"", adm[:-8], acl((1, 7, N), (4, 5, N), (8, 5, 4), (32, 0, N)):
+    do(os.setxattr, "file", A, value); show("file"); do(os.setxattr, "file", A, adm)
+do(os.removexattr, "file", A); show("file"); do(os.removexattr, "file", A); do(os.removexattr, "journal", D); show("journal")
+print(libc.getxattr(b"journal", A.encode(), None, 0), libc.getxattr(b"journal", A.encode(), ctypes.create_string_buffer(8), 8), libc.listxattr(b"journal", None, 0), libc.listxattr(b"journal", ctypes.create_string_buffer(3), 3))
+os.setxattr("file", "user.own", b"x"); show("file"); f = os.open("journal", os.O_RDONLY); print(os.listxattr(f)); os.setxattr(f, A, roots); show("journal"); os.removexattr(f, A); show("journal")
+os.setxattr("journal", A, adm); os.setresuid(33, 33, 33); do(os.setxattr, "journal", A, adm); do(os.removexattr, "journal", A)"#,
+    );
+    assert!(
+        text.contains("journal 0o42750 ['system.posix_acl_access', 'system.posix_acl_default']"),
+        "{text}"
+    );
+    both(
+        "cd /var; mkdir -m 2755 a; setfacl -m g:www-data:rx a && setfacl -d -m u:www-data:rwx a && touch a/f && mkdir a/d && getfacl -R a && cp -a a b && getfacl -R b || true",
     );
 }
 
