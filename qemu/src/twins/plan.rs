@@ -11,7 +11,7 @@ use treestrap_dispatcher::table::Fingerprint;
 use super::{
     TREE,
     inventory::{Entry, Object, Package},
-    libraries::{Missing, Resolver, Tree, join, merge_usr},
+    libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
     machine::Machine,
     perl,
@@ -102,6 +102,8 @@ pub enum Reason {
     Rewrite(String),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
+    /// Data that it reads or writes is laid out as in memory, and the machine's words are others.
+    Layout,
 }
 
 impl fmt::Display for Reason {
@@ -125,6 +127,7 @@ impl fmt::Display for Reason {
             }
             Reason::Modules(package) => write!(f, "modules of {package} were not to be had for this machine"),
             Reason::Rewrite(why) => write!(f, "no twin could be made: {why}"),
+            Reason::Layout => f.write_str("it reads or writes data as it is in the machine's memory"),
             Reason::ByteOrder => f.write_str("it reads or writes data in the machine's byte order"),
         }
     }
@@ -152,9 +155,10 @@ pub fn plan(
         for (path, object) in package.inventory.programs() {
             let fingerprint = object.fingerprint();
             let program = Program { fingerprint, package: package.name.to_owned(), path: path.to_owned() };
-            let mut twin = match &whole {
-                Ok(native) => judge.program(package, native, path, object),
-                Err(reason) => Err(reason.clone()),
+            let mut twin = match (&whole, policy.emulated(&machine.neutral(path))) {
+                (Err(Reason::NotInTable), Some(reason)) => Err(Reason::Table(reason.to_owned())),
+                (Err(reason), _) => Err(reason.clone()),
+                (Ok(native), _) => judge.program(package, native, path, object),
             };
             if let Ok(passed) = &twin
                 && let Err(why) = rewrite(&passed.path, &read(package.name, &passed.path)?, (machine, host))
@@ -164,6 +168,15 @@ pub fn plan(
             decided.push((program, twin));
         }
     }
+    let loaders = image.iter().flat_map(|package| {
+        let is_loader = |path: &str| path.rsplit('/').next() == machine.loader.rsplit('/').next();
+        let objects = package.inventory.objects().filter(move |(path, _)| is_loader(path));
+        objects.map(|(path, object)| (package.name.to_owned(), path.to_owned(), object.fingerprint()))
+    });
+    decided.extend(loaders.map(|(package, path, fingerprint)| {
+        let reason = "it is the image's loader, which ldd asks for a program's libraries";
+        (Program { fingerprint, package, path }, Err(Reason::Table(reason.to_owned())))
+    }));
     let mut result = Plan::default();
     result.add_all(decided, host);
     for package in native.iter().filter(|package| result.packages.contains(package.name)) {
@@ -209,8 +222,9 @@ struct Judge<'a> {
 struct ModulePackages {
     /// Whose code loads the modules.
     loader: &'static str,
-    /// Those with modules and those with libraries of modules; or what is missing of them.
-    packages: Result<BTreeSet<String>, Reason>,
+    /// Those with modules and those with libraries of modules, and the links that these need; or what
+    /// is missing of them.
+    closure: Result<Closure, Reason>,
 }
 
 impl ModulePackages {
@@ -221,7 +235,7 @@ impl ModulePackages {
         (machine, host): (&Machine, &Machine),
         resolver: &Resolver<'_>,
     ) -> Self {
-        let mut packages = BTreeSet::new();
+        let mut whole = Closure::default();
         let mut missing = None;
         for name in with_modules(image, modules.pattern, machine) {
             let package = native.iter().find(|package| package.name == name);
@@ -232,14 +246,17 @@ impl ModulePackages {
                 .collect();
             match found {
                 Ok(closures) if !closures.is_empty() => {
-                    packages.extend(closures.into_iter().flat_map(|closure| closure.packages));
-                    packages.insert(name.to_owned());
+                    for closure in closures {
+                        whole.packages.extend(closure.packages);
+                        whole.links.extend(closure.links);
+                    }
+                    whole.packages.insert(name.to_owned());
                 }
                 _ => missing = Some(Reason::Modules(name.to_owned())),
             }
         }
-        let packages = missing.filter(|_| modules.required).map_or(Ok(packages), Err);
-        ModulePackages { loader: modules.loader, packages }
+        let closure = missing.filter(|_| modules.required).map_or(Ok(whole), Err);
+        ModulePackages { loader: modules.loader, closure }
     }
 }
 
@@ -270,10 +287,12 @@ impl<'a> Judge<'a> {
         if let Some(reason) = self.policy.emulated(&neutral) {
             return Err(Reason::Table(reason.to_owned()));
         }
-        if self.machine.identity.big_endian != self.host.identity.big_endian
-            && policy::in_byte_order(&neutral)
-        {
+        let (image, host) = (self.machine.identity, self.host.identity);
+        if image.big_endian != host.big_endian && policy::in_byte_order(&neutral) {
             return Err(Reason::ByteOrder);
+        }
+        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_memory(&neutral) {
+            return Err(Reason::Layout);
         }
         let found = native.inventory.programs().find(|(other, _)| self.host.neutral(other) == neutral);
         let (twin_path, twin) = found.ok_or(Reason::NoSuchProgram)?;
@@ -292,19 +311,16 @@ impl<'a> Judge<'a> {
         if let Some(plug_in) = self.plug_in(native, path) {
             return Err(Reason::PlugIns(plug_in));
         }
-        let mut packages = closure.packages;
+        let Closure { mut packages, mut links } = closure;
         packages.insert(package.name.to_owned());
         for modules in &self.modules {
             if packages.iter().any(|name| matches(modules.loader, name)) {
-                packages.extend(modules.packages.clone()?);
+                let Closure { packages: more, links: theirs } = modules.closure.clone()?;
+                packages.extend(more);
+                links.extend(theirs);
             }
         }
-        Ok(Passed {
-            path: twin_path.to_owned(),
-            fingerprint: twin.fingerprint(),
-            packages,
-            links: closure.links,
-        })
+        Ok(Passed { path: twin_path.to_owned(), fingerprint: twin.fingerprint(), packages, links })
     }
 
     /// A shared object of the package that the program may load, and that isn't where it would find
