@@ -63,21 +63,6 @@ impl<'a> Tree<'a> {
         }
         None
     }
-
-    /// The ELF file of this name that lies in a folder directly below `folder`, if there is just one.
-    fn one_below(&self, folder: &str, name: &str) -> Option<Found<'a>> {
-        let below = format!("{folder}/");
-        let lies_there = |path: &&str| {
-            let rest = path.strip_prefix(&below).and_then(|rest| rest.split_once('/'));
-            rest.is_some_and(|(_, rest)| rest == name)
-        };
-        let paths = self.entries.range(below.as_str()..).map(|(path, _)| *path);
-        let mut found = paths
-            .take_while(|path| path.starts_with(&below))
-            .filter(lies_there)
-            .filter_map(|path| self.object(path));
-        found.next().filter(|_| found.next().is_none())
-    }
 }
 
 /// A link's target as a path of the tree: aliases of a merged /usr resolved, `.` and `..` too.
@@ -216,17 +201,34 @@ impl<'a> Resolver<'a> {
             links.insert(name.to_owned(), path);
             return Ok(found);
         }
-        let found = match self.tree.object(&format!("{triplet_folder}/{name}")) {
-            Some(found) => found,
-            // Its package's postinst makes it an alternative: libblas.so.3 → blas/libblas.so.3.
-            None if self.image.is_some() => {
-                let found = self.tree.one_below(&triplet_folder, name).ok_or_else(missing)?;
-                links.insert(name.to_owned(), found.path.to_owned());
-                found
-            }
-            None => return Err(missing()),
+        if let Some(found) = self.tree.object(&format!("{triplet_folder}/{name}")) {
+            return if found.object.identity() == self.host.identity { Ok(found) } else { Err(missing()) };
+        }
+        let (path, found) = self.alternative(&triplet_folder, name).ok_or_else(missing)?;
+        if self.image.is_some() {
+            links.insert(name.to_owned(), path);
+        }
+        Ok(found)
+    }
+
+    /// A library that packages have in folders of its own, so that one of them is chosen by
+    /// update-alternatives(1) when it is configured (`blas/libblas.so.3`). Of several none is taken:
+    /// which one the image chooses isn't known.
+    fn alternative(&self, triplet_folder: &str, name: &str) -> Option<(String, Found<'a>)> {
+        let below = format!("{triplet_folder}/");
+        let end = format!("/{name}");
+        let is_one = |path: &str| {
+            path.strip_prefix(&below).and_then(|rest| rest.strip_suffix(&end)).is_some_and(|folder| {
+                // Folders of modules have no libraries that others need.
+                !folder.is_empty() && !folder.contains('/')
+            })
         };
-        if found.object.identity() == self.host.identity { Ok(found) } else { Err(missing()) }
+        let mut found =
+            self.tree.entries.range(below.as_str()..).take_while(|(path, _)| path.starts_with(&below));
+        let mut found = found.by_ref().filter(|(path, _)| is_one(path));
+        let (path, None) = (found.next()?.0, found.next()) else { return None };
+        let object = self.tree.object(path).filter(|found| found.object.identity() == self.host.identity)?;
+        Some(((*path).to_owned(), object))
     }
 }
 

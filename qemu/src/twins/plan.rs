@@ -102,6 +102,8 @@ pub enum Reason {
     Rewrite(String),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
+    /// Data that it reads or writes is laid out as in memory, and the machine's words are others.
+    Layout,
 }
 
 impl fmt::Display for Reason {
@@ -125,6 +127,7 @@ impl fmt::Display for Reason {
             }
             Reason::Modules(package) => write!(f, "modules of {package} were not to be had for this machine"),
             Reason::Rewrite(why) => write!(f, "no twin could be made: {why}"),
+            Reason::Layout => f.write_str("it reads or writes data as it is in the machine's memory"),
             Reason::ByteOrder => f.write_str("it reads or writes data in the machine's byte order"),
         }
     }
@@ -151,9 +154,10 @@ pub fn plan(
         for (path, object) in package.inventory.programs() {
             let fingerprint = object.fingerprint();
             let program = Program { fingerprint, package: package.name.to_owned(), path: path.to_owned() };
-            let mut twin = match &whole {
-                Ok(native) => judge.program(package, native, path, object),
-                Err(reason) => Err(reason.clone()),
+            let mut twin = match (&whole, policy.emulated(&machine.neutral(path))) {
+                (Err(Reason::NotInTable), Some(reason)) => Err(Reason::Table(reason.to_owned())),
+                (Err(reason), _) => Err(reason.clone()),
+                (Ok(native), _) => judge.program(package, native, path, object),
             };
             if let Ok(passed) = &twin
                 && let Err(why) = rewrite(&passed.path, &read(package.name, &passed.path)?, (machine, host))
@@ -163,6 +167,15 @@ pub fn plan(
             decided.push((program, twin));
         }
     }
+    let loaders = image.iter().flat_map(|package| {
+        let is_loader = |path: &str| path.rsplit('/').next() == machine.loader.rsplit('/').next();
+        let objects = package.inventory.objects().filter(move |(path, _)| is_loader(path));
+        objects.map(|(path, object)| (package.name.to_owned(), path.to_owned(), object.fingerprint()))
+    });
+    decided.extend(loaders.map(|(package, path, fingerprint)| {
+        let reason = "it is the image's loader, which ldd asks for a program's libraries";
+        (Program { fingerprint, package, path }, Err(Reason::Table(reason.to_owned())))
+    }));
     let mut result = Plan::default();
     result.add_all(decided, host);
     for package in native.iter().filter(|package| result.packages.contains(package.name)) {
@@ -272,10 +285,12 @@ impl<'a> Judge<'a> {
         if let Some(reason) = self.policy.emulated(&neutral) {
             return Err(Reason::Table(reason.to_owned()));
         }
-        if self.machine.identity.big_endian != self.host.identity.big_endian
-            && policy::in_byte_order(&neutral)
-        {
+        let (image, host) = (self.machine.identity, self.host.identity);
+        if image.big_endian != host.big_endian && policy::in_byte_order(&neutral) {
             return Err(Reason::ByteOrder);
+        }
+        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_memory(&neutral) {
+            return Err(Reason::Layout);
         }
         let found = native.inventory.programs().find(|(other, _)| self.host.neutral(other) == neutral);
         let (twin_path, twin) = found.ok_or(Reason::NoSuchProgram)?;

@@ -302,3 +302,41 @@ fn an_image_says_which_packages_are_wanted() {
         ]
     );
 }
+
+/// numpy's modules need libblas.so.3, which is a link of update-alternatives.
+#[test]
+fn a_library_that_is_an_alternative_is_found_where_there_is_one() {
+    let with_blas = |of: &mut Distribution, machine: &Machine, folders: &[&'static str]| {
+        let module = Object { needed: vec!["libblas.so.3".into()], ..library(machine, "module") };
+        let path = format!("usr/lib/python3/dist-packages/numpy/core.cpython-311-{}.so", machine.triplet);
+        let file = |path: String, object| Inventory {
+            entries: [(path, Entry::Object(Box::new(object)))].into_iter().collect(),
+        };
+        of.push(("python3-numpy", file(path, module)));
+        for folder in folders {
+            let path = format!("usr/lib/{}/{folder}/libblas.so.3", machine.triplet);
+            of.push((folder, file(path, library(machine, folder))));
+        }
+    };
+    let (armhf, amd64) = (machine("armhf"), machine("amd64"));
+    let outcome = |folders: &[&'static str]| {
+        outcome("armhf", |foreign, native| {
+            with_blas(foreign, &armhf, folders);
+            with_blas(native, &amd64, folders);
+        })
+    };
+    let (twins, _, plan) = outcome(&["blas"]);
+    assert!(twins.contains(&"usr/bin/python3.11".to_owned()));
+    assert!(plan.packages.contains("blas"));
+    let link = plan.links.get("usr/lib/x86_64-linux-gnu/libblas.so.3").map(String::as_str);
+    assert_eq!(link, Some("/.treestrap/twins/usr/lib/x86_64-linux-gnu/blas/libblas.so.3"));
+    let mut image = distribution(&armhf);
+    with_blas(&mut image, &armhf, &["blas"]);
+    let wanted = wanted(&packages(&image), &armhf, &Policy::default());
+    assert_eq!(wanted.get("blas").map(String::as_str), Some("libraries of python3-numpy"));
+
+    let (twins, rest, _) = outcome(&["blas", "openblas"]);
+    assert!(!twins.contains(&"usr/bin/python3.11".to_owned()));
+    let reason = "usr/bin/python3.11: modules of python3-numpy were not to be had for this machine";
+    assert!(rest.contains(&reason.to_owned()), "{rest:#?}");
+}
