@@ -34,8 +34,14 @@ use super::{
     upper::{self, Child, Upper},
 };
 
-/// The first inode number of what the tree does not have.
-const FIRST_UPPER: u64 = 1 << 32;
+/// The first inode number of what the tree does not have. All have 32 bits: over more, stat(2) and
+/// readdir(3) fail (EOVERFLOW) in programs of 32 bits that are not made for large files.
+const FIRST_UPPER: u64 = 1 << 31;
+
+/// The number of a listed file that has none yet, made of that in the upper layer.
+fn listed(number: u64) -> u64 {
+    FIRST_UPPER | number & (FIRST_UPPER - 1)
+}
 
 /// Inode numbers 0 and 1 have their own meaning.
 const FIRST_ENTRY: u64 = 2;
@@ -447,7 +453,7 @@ impl<T: Tree> Layers<T> {
         for (name, status) in &above {
             if let Some(status) = status {
                 let number = self.by_upper.get(&status.st_ino).copied();
-                list.push((number.unwrap_or(FIRST_UPPER + status.st_ino), upper::kind(status), name.clone()));
+                list.push((number.unwrap_or(listed(status.st_ino)), upper::kind(status), name.clone()));
             }
         }
         let hidden: HashSet<&[u8]> = above.keys().map(Vec::as_slice).collect();
