@@ -11,7 +11,7 @@ use std::{
 };
 
 use sandbox::{
-    Change, Command, Entry, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
+    Change, Command, Entry, Fixup, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
     view::{self, ListingBuilder, ROOT, list_folder},
 };
 use tempfile::TempDir;
@@ -258,9 +258,14 @@ pub(crate) fn plan(base: &Path, work: &Path) -> Plan {
 
 /// A folder as a stored tree. What is the caller's there is root's inside.
 pub(crate) fn stored(folder: &Path) -> Layer {
+    stored_with(folder, &[])
+}
+
+/// The same, with other owners and modes at some paths.
+pub(crate) fn stored_with(folder: &Path, others: &[Fixup]) -> Layer {
     let listing = list_folder(folder).expect("a listing");
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-    let metadata = |inode| {
+    let metadata = |inode, path: &[u8]| {
         let node = listing.node(inode).expect("a node");
         let mut xattrs = Vec::new();
         listing.xattrs(inode, &mut |name, value| {
@@ -268,24 +273,28 @@ pub(crate) fn stored(folder: &Path) -> Layer {
             true
         });
         let own = |id, own| if id == own { 0 } else { id };
+        let other = others.iter().find(|other| other.path == path);
         sandbox::view::Metadata {
-            uid: own(node.uid, uid),
-            gid: own(node.gid, gid),
-            mode: node.permissions.into(),
+            uid: other.map_or(own(node.uid, uid), |other| other.uid),
+            gid: other.map_or(own(node.gid, gid), |other| other.gid),
+            mode: other.map_or(node.permissions.into(), |other| other.mode),
             modified: node.modified,
             modified_nanoseconds: node.modified_nanoseconds,
             xattrs,
         }
     };
-    let mut builder = ListingBuilder::new(&metadata(ROOT)).expect("a builder");
+    let mut builder = ListingBuilder::new(&metadata(ROOT, b"")).expect("a builder");
     let mut made = std::collections::HashMap::from([(ROOT, ROOT)]);
+    let mut paths = std::collections::HashMap::from([(ROOT, Vec::new())]);
     for entry in (0..listing.entry_count()).map(|number| listing.entry(number).expect("an entry")) {
         let (parent, name) = (made[&entry.folder], entry.name);
         if let Some(&first) = made.get(&entry.inode) {
             builder.link(parent, name, first).expect("added");
             continue;
         }
-        let (node, metadata) = (listing.node(entry.inode).expect("a node"), metadata(entry.inode));
+        let path = paths[&entry.folder].iter().chain(name).copied().collect::<Vec<u8>>();
+        let (node, metadata) = (listing.node(entry.inode).expect("a node"), metadata(entry.inode, &path));
+        paths.insert(entry.inode, [path, b"/".to_vec()].concat());
         let inode = match node.kind {
             view::Kind::Folder => builder.folder(parent, name, &metadata),
             view::Kind::File => {
