@@ -30,9 +30,10 @@ use crate::{
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     fixups,
-    owners::{self, Elsewhere, Remembered},
-    plan::{Layer, Plan, Stored, Work},
+    owners::{self, Elsewhere, Owner, Remembered},
+    plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
+    recorded::recorded,
     server,
     stack::{OWNERS, Prepared, candidates, needs_server},
     supervisor::{self, OwnersElsewhere, Supervisor},
@@ -228,11 +229,10 @@ impl Running {
         if let Some(fixups) = &plan.fixups {
             fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
         }
-        let listing = stored_listing(plan).map_err(|error| error.at(Step::WorkFolder))?;
+        let (listing, links) = stored_listing(plan, *tier).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
-        let (supervisor, calls) =
-            supervisor::start(&self.start, &[control.as_fd(), commands.as_fd(), self._lifeline.as_fd()])?
-                .unzip();
+        let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
+        let (supervisor, calls) = supervisor::start(&self.start, links, &others)?.unzip();
         self.supervisor = supervisor;
         let mut prepared = Prepared { listing, server: None };
         if candidates(plan)?.into_iter().any(needs_server) {
@@ -352,10 +352,14 @@ fn remove(folder: &Path) -> Result<()> {
     work::remove(folder).doing_to("removing", folder)
 }
 
-/// The metadata of the plan's stored tree, if it has one.
-fn stored_listing(plan: &Plan) -> Result<Option<Listing>> {
-    let read = |stored: &Stored| Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan));
-    plan.stored()?.map(read).transpose()
+/// The metadata of the plan's stored tree, if it has one, and the owners that it does not carry.
+fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, Vec<(Vec<u8>, Owner)>)> {
+    let Some(stored) = plan.stored()? else { return Ok((None, Vec::new())) };
+    let listing = Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan))?;
+    match tier {
+        Tier::Full => Ok((Some(listing), Vec::new())),
+        Tier::Single => recorded(&listing).map(|(listing, links)| (Some(listing), links)),
+    }
 }
 
 /// The folders beside the lock: see [`crate::work`].

@@ -33,7 +33,8 @@ pub(crate) struct Prepared {
     pub(crate) server: Option<Channel>,
 }
 
-/// Whose files a stored tree shows: with a range of ids mapped, their owners'.
+/// Whose files a stored tree shows: their owners'. In tier single the tree has been made root's before,
+/// with the owners on record: see `recorded`.
 pub(crate) const OWNERS: Owners = Owners::Real;
 
 /// The layers, mounted at `FOLDER/root`.

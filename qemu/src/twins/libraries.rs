@@ -63,6 +63,21 @@ impl<'a> Tree<'a> {
         }
         None
     }
+
+    /// The ELF file of this name that lies in a folder directly below `folder`, if there is just one.
+    fn one_below(&self, folder: &str, name: &str) -> Option<Found<'a>> {
+        let below = format!("{folder}/");
+        let lies_there = |path: &&str| {
+            let rest = path.strip_prefix(&below).and_then(|rest| rest.split_once('/'));
+            rest.is_some_and(|(_, rest)| rest == name)
+        };
+        let paths = self.entries.range(below.as_str()..).map(|(path, _)| *path);
+        let mut found = paths
+            .take_while(|path| path.starts_with(&below))
+            .filter(lies_there)
+            .filter_map(|path| self.object(path));
+        found.next().filter(|_| found.next().is_none())
+    }
 }
 
 /// A link's target as a path of the tree: aliases of a merged /usr resolved, `.` and `..` too.
@@ -93,8 +108,16 @@ pub struct Closure {
     /// The packages whose libraries it uses.
     pub packages: BTreeSet<String>,
     /// Links that the host's library folder needs (name → path in the tree): libraries in folders
-    /// that the image has, too.
+    /// that the image has, too, and those to which update-alternatives(1) makes the link.
     pub links: BTreeMap<String, String>,
+}
+
+impl Closure {
+    /// Adds what another object needs.
+    pub fn add(&mut self, other: Closure) {
+        self.packages.extend(other.packages);
+        self.links.extend(other.links);
+    }
 }
 
 /// Why a twin would not start.
@@ -193,7 +216,16 @@ impl<'a> Resolver<'a> {
             links.insert(name.to_owned(), path);
             return Ok(found);
         }
-        let found = self.tree.object(&format!("{triplet_folder}/{name}")).ok_or_else(missing)?;
+        let found = match self.tree.object(&format!("{triplet_folder}/{name}")) {
+            Some(found) => found,
+            // Its package's postinst makes it an alternative: libblas.so.3 → blas/libblas.so.3.
+            None if self.image.is_some() => {
+                let found = self.tree.one_below(&triplet_folder, name).ok_or_else(missing)?;
+                links.insert(name.to_owned(), found.path.to_owned());
+                found
+            }
+            None => return Err(missing()),
+        };
         if found.object.identity() == self.host.identity { Ok(found) } else { Err(missing()) }
     }
 }

@@ -145,8 +145,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libxml2-utils", "xmlcatalog"),
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
-    // Not dracut-install, which mkinitramfs copies modules with since trixie: a hook of udev's takes
-    // every /usr/lib/*/libkmod.so.*, and so would put its twin's library into the initramfs.
+    ("dracut-install", "mkinitramfs copies modules and their firmware with it since trixie"),
     ("busybox*", "mkinitramfs asks it for its applets"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),

@@ -13,10 +13,23 @@ use crate::error::{Error, Result};
 /// entries of all trees down to the first where the name is something else. `content` makes the content
 /// path from a tree's number and the path there.
 pub(crate) fn merge(trees: &[Listing], content: &dyn Fn(usize, &[u8]) -> Vec<u8>) -> Result<Listing> {
+    rebuild(trees, content, &|_, metadata| metadata)
+}
+
+/// The tree with other metadata, which `change` makes.
+pub(crate) fn changed(tree: &Listing, change: &dyn Fn(Kind, Metadata) -> Metadata) -> Result<Listing> {
+    rebuild(std::slice::from_ref(tree), &|_, path| path.to_vec(), change)
+}
+
+fn rebuild(
+    trees: &[Listing],
+    content: &dyn Fn(usize, &[u8]) -> Vec<u8>,
+    change: &dyn Fn(Kind, Metadata) -> Metadata,
+) -> Result<Listing> {
     let roots: Vec<(usize, u64)> = (0..trees.len()).map(|tree| (tree, ROOT)).collect();
     let &(tree, root) = roots.first().ok_or_else(|| Error::plan("a sandbox needs at least one layer"))?;
-    let builder = ListingBuilder::new(&metadata(&trees[tree], root)?)?;
-    let mut merge = Merge { trees, content, builder, made: HashMap::new() };
+    let builder = ListingBuilder::new(&change(Kind::Folder, metadata(&trees[tree], root)?))?;
+    let mut merge = Merge { trees, content, change, builder, made: HashMap::new() };
     let mut pending = vec![(ROOT, roots)];
     while let Some((folder, sources)) = pending.pop() {
         merge.folder(folder, &sources, &mut pending)?;
@@ -54,6 +67,7 @@ type Folder = (u64, Vec<(usize, u64)>);
 struct Merge<'a> {
     trees: &'a [Listing],
     content: &'a dyn Fn(usize, &[u8]) -> Vec<u8>,
+    change: &'a dyn Fn(Kind, Metadata) -> Metadata,
     builder: ListingBuilder,
     /// A tree's inode with several names → ours.
     made: HashMap<(usize, u64), u64>,
@@ -74,7 +88,8 @@ impl Merge<'_> {
                 let folders: Vec<_> =
                     found.iter().copied().take_while(|source| kind(source) == Some(Kind::Folder)).collect();
                 let (tree, inode) = folders[0];
-                let made = self.builder.folder(folder, name, &metadata(&self.trees[tree], inode)?)?;
+                let metadata = (self.change)(Kind::Folder, metadata(&self.trees[tree], inode)?);
+                let made = self.builder.folder(folder, name, &metadata)?;
                 pending.push((made, folders));
             } else {
                 self.other(folder, name, found[0])?;
@@ -90,7 +105,8 @@ impl Merge<'_> {
         }
         let listing = &self.trees[tree];
         let missing = || Error::bug("a node of the listing is missing");
-        let (node, metadata) = (listing.node(inode).ok_or_else(missing)?, metadata(listing, inode)?);
+        let node = listing.node(inode).ok_or_else(missing)?;
+        let metadata = (self.change)(node.kind, metadata(listing, inode)?);
         let made = match node.kind {
             Kind::File => {
                 let content = (self.content)(tree, listing.content_path(inode).ok_or_else(missing)?);
