@@ -55,6 +55,9 @@ pub(crate) struct Remembered {
     pub(crate) owner: Owner,
 }
 
+/// Owners of files of a base that cannot carry a record, by path.
+pub(crate) type OfLinks = Vec<(Vec<u8>, Owner)>;
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Elsewhere {

@@ -50,7 +50,7 @@ pub(crate) use uname::NO_DOMAIN;
 use crate::{
     enforced::Tier,
     error::{Doing, Error, Result, Step},
-    owners::{self, Owner, Remembered},
+    owners::{self, OfLinks, Owner, Remembered},
     plan::Plan,
     protocol::{Channel, Start},
     seccomp::{self, Wanted},
@@ -131,7 +131,7 @@ pub(crate) struct Supervisor {
 /// fork inherits and a supervisor must not keep open.
 pub(crate) fn start(
     start: &Start,
-    links: Vec<(Vec<u8>, Owner)>,
+    links: OfLinks,
     others: &[BorrowedFd<'_>],
 ) -> Result<Option<(Supervisor, Channel)>> {
     if wanted(&start.plan, start.tier).calls().is_empty() {
@@ -188,7 +188,7 @@ fn run(start: &Start, links: Vec<(Vec<u8>, Owner)>, mut socket: Channel, mut con
 
 /// The owners of what cannot carry a record: the base's links, or all that a session remembered from
 /// which this one goes on.
-fn links_with_owners(start: &Start, stored: Vec<(Vec<u8>, Owner)>) -> Result<Vec<(Vec<u8>, Owner)>> {
+fn links_with_owners(start: &Start, stored: OfLinks) -> Result<OfLinks> {
     if start.tier != Tier::Single {
         return Ok(Vec::new());
     }
