@@ -102,6 +102,15 @@ pub enum Event {
         /// One sentence.
         message: String,
     },
+    /// What was asked of the sandbox and what it has; always in `--json`, with `-v` in text.
+    Enforced {
+        /// Which image.
+        image: String,
+        /// The value that is kept beside the commit (`treestrap.enforced`).
+        enforced: serde_json::Value,
+        /// The same in one line.
+        summary: String,
+    },
     /// Detail for `-v`.
     Detail {
         /// The image it is about; may be empty.

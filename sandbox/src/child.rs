@@ -28,6 +28,7 @@ use crate::{
     root::View,
     seccomp::{self, Wanted},
     session::{Outcome, Status},
+    stack::{Prepared, needs_server},
     supervisor,
     sys::{
         network,
@@ -38,16 +39,18 @@ use crate::{
 /// Sets the sandbox up and serves until the end.
 pub(crate) fn run(
     start: &Start,
+    mut prepared: Prepared,
     mut commands: Channel,
     end_of_life: OwnedFd,
     mut supervisor: Option<Channel>,
 ) -> ! {
     let plan = &start.plan;
-    let status = match set_up(start, supervisor.as_mut()) {
+    let status = match set_up(start, &mut prepared, supervisor.as_mut()) {
         Ok((inside, held)) => {
-            let served = commands
-                .send(&FromChild::Ready(inside), &[])
-                .and_then(|()| Server { plan, commands, end_of_life, supervisor, running: None }.serve());
+            let view = prepared.server;
+            let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
+                Server { plan, commands, end_of_life, view, supervisor, running: None }.serve()
+            });
             drop(held);
             i32::from(served.is_err())
         }
@@ -60,7 +63,11 @@ pub(crate) fn run(
 }
 
 /// Everything between the fork and the first command; what has to stay open comes back.
-fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Option<OwnedFd>)> {
+fn set_up(
+    start: &Start,
+    prepared: &mut Prepared,
+    supervisor: Option<&mut Channel>,
+) -> Result<(Inside, Option<OwnedFd>)> {
     let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
@@ -73,12 +80,15 @@ fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Op
     )
     .doing("making namespaces")
     .map_err(|error| error.at(Step::Namespaces))?;
-    let mut degraded = Vec::new();
-    let view = View::mount(plan, folder).map_err(|error| error.at(Step::Mounts))?;
-    if plan.no_sync && !view.volatile {
+    let (view, stack) = View::mount(plan, folder, prepared).map_err(|error| error.at(Step::Mounts))?;
+    let mut degraded = stack.passed_over;
+    if !needs_server(stack.view) {
+        prepared.server = None;
+    }
+    prepared.listing = None;
+    if plan.no_sync && !stack.volatile {
         degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
     }
-    let volatile = view.volatile;
     view.mount_proc().map_err(|error| error.at(Step::Proc))?;
     view.mount_dev(*tier).map_err(|error| error.at(Step::Devices))?;
     view.mount_sys().map_err(|error| error.at(Step::Mounts))?;
@@ -113,7 +123,8 @@ fn set_up(start: &Start, supervisor: Option<&mut Channel>) -> Result<(Inside, Op
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
     let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
-        volatile,
+        view: stack.view,
+        volatile: stack.volatile,
         seccomp: in_force.is_some(),
         no_sync: in_force.is_some_and(|filter| filter.no_sync),
         uname: in_force.is_some_and(|filter| filter.uname),
@@ -179,6 +190,8 @@ struct Server<'a> {
     end_of_life: OwnedFd,
     /// Closes when the supervisor ends.
     supervisor: Option<Channel>,
+    /// Who serves the view, if anybody does.
+    view: Option<Channel>,
     /// The command that the caller waits for.
     running: Option<Running>,
 }
@@ -198,11 +211,14 @@ impl Server<'_> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let children = SignalFd::with_flags(&child_signal, flags).doing("making a signal descriptor")?;
         loop {
-            // Without a supervisor the life line stands in for it, which is there in any case.
-            let supervisor = self.supervisor.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
+            // Where there is no supervisor, or nobody serves a view, the life line stands in: no more is
+            // said there.
+            let [view, supervisor] = [&self.view, &self.supervisor]
+                .map(|channel| channel.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd));
             let mut events = [
                 PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
                 PollFd::new(children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(view, PollFlags::POLLIN),
                 PollFd::new(self.end_of_life.as_fd(), PollFlags::POLLIN),
                 PollFd::new(supervisor, PollFlags::POLLIN),
             ];
@@ -210,9 +226,14 @@ impl Server<'_> {
                 Err(Errno::EINTR) => continue,
                 other => other.doing("waiting")?,
             };
-            let [command, child, end, unanswered] = events.map(|event| event.any().unwrap_or(true));
-            if end || unanswered {
+            let [command, child, view_died, end, unanswered] =
+                events.map(|event| event.any().unwrap_or(true));
+            if end || (unanswered && self.supervisor.is_some()) {
                 return Ok(());
+            }
+            if view_died {
+                let error = Error::bug("the process that serves the view died");
+                return self.commands.send(&FromChild::Failed(error), &[]);
             }
             if child {
                 while let Ok(Some(_)) = children.read_signal() {}

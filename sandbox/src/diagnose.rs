@@ -16,9 +16,10 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Binfmt, Enforced, Error, Plan, Session, Step, Tier,
+    Binfmt, Enforced, Error, Layer, Plan, Session, Step, Stored, Tier, View,
     error::{Doing, Result},
     userns::{Caller, Ids, add_range, subordinate_range},
+    view::{ListingBuilder, Metadata, ROOT},
 };
 
 /// How much a finding matters.
@@ -37,7 +38,7 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// A stable name: `user-namespaces`, `subordinate-ids`, `overlay`, `proc`, `binfmt`, `seccomp`,
-    /// `uidmap-tools`.
+    /// `uidmap-tools`, `views`.
     pub subject: String,
     /// How much it matters.
     pub severity: Severity,
@@ -96,6 +97,7 @@ pub fn diagnose(work: &Path) -> Vec<Finding> {
     let works = findings.iter().all(|finding| finding.severity != Severity::Fatal);
     findings.extend(ids(&system, if works { Severity::Degraded } else { Severity::Fatal }));
     if findings.iter().all(|finding| finding.severity != Severity::Fatal) {
+        findings.extend(views(work));
         findings.push(interpreters(work));
     }
     findings
@@ -297,6 +299,44 @@ fn may_gain_rights(program: &Path) -> bool {
         crate::sys::xattr::get(place, c"security.capability").is_ok_and(|value| value.is_some())
     });
     set_id || capable
+}
+
+/// Which views of a stored tree work, by using each.
+fn views(work: &Path) -> Vec<Finding> {
+    let folder = work.join(format!("views-{}", std::process::id()));
+    let layer = || -> Result<Layer> {
+        let (contents, listing) = (folder.join("contents"), folder.join("listing"));
+        fs::create_dir_all(&contents).doing_to("making", &contents)?;
+        let metadata = Metadata { mode: 0o755, ..Metadata::default() };
+        let mut builder = ListingBuilder::new(&metadata)?;
+        builder.file(ROOT, b"file", &metadata, 1, b"file")?;
+        fs::write(contents.join("file"), "1").doing_to("writing to", &contents)?;
+        fs::write(&listing, builder.finish()?.as_bytes()).doing_to("writing", &listing)?;
+        Ok(Layer::Stored(Stored { listing, contents }))
+    };
+    let views = layer().map(|layer| {
+        View::PREFERENCE.map(|view| {
+            let mut plan = Plan::new(Vec::new(), work);
+            plan.layers.push(layer.clone());
+            plan.view = Some(view);
+            match Session::start(&plan).and_then(Session::close) {
+                Ok(()) => Finding::new("views", Severity::Fine, format!("view {view} works")),
+                Err(error) => {
+                    let message = format!("view {view} does not work: {error}");
+                    let finding = Finding::new("views", Severity::Degraded, message);
+                    match error.hint() {
+                        Some(hint) => finding.remedy(hint),
+                        None => finding,
+                    }
+                }
+            }
+        })
+    });
+    let _ = fs::remove_dir_all(&folder); // what is left of it is in the caller's scratch folder
+    match views {
+        Ok(findings) => findings.into(),
+        Err(error) => vec![Finding::new("views", Severity::Degraded, error.to_string())],
+    }
 }
 
 /// Whether a private binfmt_misc works: by registering a handler for files of no kind that exists.

@@ -23,13 +23,43 @@ impl Tier {
     }
 }
 
-/// How the layers come together.
+/// How the layers come together. All show the same; they differ in what they need and cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum View {
-    /// Folders of the host under overlayfs.
+    /// overlayfs over a FUSE file system of metadata, with contents straight from where they are
+    /// stored (Linux ≥ 6.16).
+    Redirect,
+    /// overlayfs over a FUSE file system that serves contents, too.
+    Fuse,
+    /// overlayfs over folders: a stored tree is written out as hard links to its contents.
     Checkout,
+    /// A FUSE file system that takes the changes itself: for kernels without overlayfs in user
+    /// namespaces.
+    FuseCow,
+}
+
+impl View {
+    /// All of them, in the order in which they are tried where none is asked for. docs/benchmarks.md
+    /// has why.
+    pub const PREFERENCE: [View; 4] = [View::Checkout, View::Redirect, View::Fuse, View::FuseCow];
+
+    /// The name that serde has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            View::Redirect => "redirect",
+            View::Fuse => "fuse",
+            View::Checkout => "checkout",
+            View::FuseCow => "fuse-cow",
+        }
+    }
+}
+
+impl std::fmt::Display for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Who wrote the id maps.
@@ -69,8 +99,8 @@ pub struct Mapping {
 pub struct Enforced {
     /// How owners are handled.
     pub tier: Tier,
-    /// How the layers come together.
-    pub view: View,
+    /// The view that the plan asked for; none: any.
+    pub asked_view: Option<View>,
     /// The id maps.
     pub mapping: Mapping,
     /// What pid 1 reported.
@@ -81,8 +111,10 @@ pub struct Enforced {
 /// The part of [`Enforced`] that is known inside only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inside {
-    /// Whether the overlay is mounted `volatile` (Linux ≥ 5.10): no sync reaches the disk, O_SYNC
-    /// writes included.
+    /// How the layers come together.
+    pub view: View,
+    /// Whether no sync reaches the disk, O_SYNC writes included: overlayfs is mounted `volatile`
+    /// (Linux ≥ 5.10), or the view is [`View::FuseCow`].
     pub volatile: bool,
     /// Whether the system call filter denies what no package script needs.
     pub seccomp: bool,

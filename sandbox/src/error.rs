@@ -42,6 +42,8 @@ pub enum Step {
     Fixups,
     /// The other namespaces.
     Namespaces,
+    /// Mounting a FUSE file system.
+    Fuse,
     /// Mounting the overlay.
     Overlay,
     /// Mounting a fresh /proc.
@@ -108,6 +110,13 @@ impl Error {
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint.get_or_insert_with(|| hint.to_string());
+        self
+    }
+
+    /// The same error, with what else was tried in vain.
+    #[must_use]
+    pub(crate) fn and(mut self, more: impl fmt::Display) -> Self {
+        self.message = format!("{}; {more}", self.message);
         self
     }
 

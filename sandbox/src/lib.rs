@@ -19,9 +19,10 @@
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
+//! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `supervisor`, `owners`, `acl` | outside, answering system calls of those inside; records of owners |
-//! | `child`, `root`, `binfmt`, `execute` | inside, as pid 1 |
-//! | [`view`] | FUSE file systems of a tree that is no folder, and probes for them |
+//! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
+//! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
 //! | `capabilities`, `seccomp` | what commands may do: tables |
 //! | `protocol`, `bytes` | messages between the three |
 //! | `sys` | all unsafe code |
@@ -61,7 +62,9 @@ mod plan;
 mod protocol;
 mod root;
 mod seccomp;
+mod server;
 mod session;
+mod stack;
 mod supervisor;
 mod sweep;
 mod sys;
@@ -75,6 +78,6 @@ pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, use_helper};
-pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Uname, Work};
+pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work};
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

@@ -9,6 +9,7 @@
 //! [`sweep`]: crate::sweep
 
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, Permissions},
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
@@ -17,7 +18,10 @@ use std::{
 
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
 };
 
@@ -25,16 +29,19 @@ use crate::{
     bytes::escape,
     capture, child,
     enforced::Tier,
-    error::{Doing, Error, Result, Step},
+    error::{Doing, Error, Kind, Result, Step},
     fixups,
-    owners::{self, Elsewhere, Remembered},
-    plan::{Layer, Plan, Work},
+    owners::{self, Owner, Remembered},
+    plan::{Layer, Plan, Stored, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
+    server,
+    stack::{OWNERS, Prepared, candidates, needs_server},
     supervisor::{self, OwnersElsewhere, Supervisor},
     sys::{
         process::{self, Fork},
         xattr::{self, Place},
     },
+    view::{Listing, ROOT, give_metadata, owned_links, with_recorded_owners},
     work,
 };
 
@@ -99,6 +106,8 @@ struct Running {
     supervisor: Option<Supervisor>,
     /// What it knew of owners at the end.
     owners: Option<Vec<Remembered>>,
+    /// Who serves views; none when it has been ended, or if no view needs it.
+    server: Option<Pid>,
     /// Closes when this process ends.
     _lifeline: OwnedFd,
     _lock: Option<OwnedFd>,
@@ -200,6 +209,7 @@ impl Running {
             start,
             child: None,
             supervisor: None,
+            server: None,
             owners: None,
             _lifeline: lifeline,
             _lock: lock,
@@ -219,11 +229,25 @@ impl Running {
         if let Some(fixups) = &plan.fixups {
             fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
         }
-        make_folders(plan, folder).map_err(|error| error.at(Step::WorkFolder))?;
-        let (supervisor, calls) =
-            supervisor::start(&self.start, &[control.as_fd(), commands.as_fd(), self._lifeline.as_fd()])?
-                .unzip();
+        let stored = stored_listing(plan).map_err(|error| error.at(Step::WorkFolder))?;
+        let links = stored.as_ref().map(owned_links).unwrap_or_default();
+        let listing = match (stored, tier) {
+            (Some(listing), Tier::Single) => Some(with_recorded_owners(&listing)?),
+            (listing, _) => listing,
+        };
+        make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
+        let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
+        let (supervisor, calls) = supervisor::start(&self.start, links, &others)?.unzip();
         self.supervisor = supervisor;
+        let mut prepared = Prepared { listing, server: None };
+        if candidates(plan)?.into_iter().any(needs_server) {
+            let (ours, theirs) = Channel::pair()?;
+            match process::fork().doing("starting the view's server")? {
+                Fork::Parent(pid) => self.server = Some(Pid::from_raw(pid)),
+                Fork::Child => server::run(plan, folder, prepared.listing.as_ref(), theirs),
+            }
+            prepared.server = Some(ours);
+        }
         // The first child from here on is pid 1 of a new namespace; this process stays outside.
         unshare(CloneFlags::CLONE_NEWPID)
             .doing("making a pid namespace")
@@ -238,33 +262,25 @@ impl Running {
                 // own life line. exit_now() runs no destructors.
                 process::close_now(control);
                 process::close_now(&self._lifeline);
-                child::run(&self.start, Channel::new(commands), end_of_life, calls)
+                child::run(&self.start, prepared, Channel::new(commands), end_of_life, calls)
             }
         }
     }
 
-    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone.
+    /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone. Then
+    /// nobody looks at the view any more, and its server can go.
     fn end_child(&mut self) -> Result<()> {
-        if let Some(child) = self.child.take() {
-            // It is not reaped yet, so the number is still its own.
-            let _ = kill(child, Signal::SIGKILL);
-            // The kernel lets pid 1 be reaped after the last process of its namespace.
-            while let Ok(Some(waited)) = process::wait_any(true) {
-                if waited.pid == child.as_raw() {
-                    break;
-                }
-            }
-        }
+        self.child.take().into_iter().for_each(end_process);
         if let Some(mut supervisor) = self.supervisor.take() {
             // It has seen pid 1 end and sends what it knows; nothing, if it has died.
             let owners = supervisor.control.receive::<OwnersElsewhere>();
             self.owners = owners.ok().flatten().map(|(answer, _)| answer.owners);
-            let _ = kill(Pid::from_raw(supervisor.pid), Signal::SIGKILL);
-            while let Ok(Some(_)) = process::wait_any(true) {}
+            end_process(Pid::from_raw(supervisor.pid));
             if self.stays {
                 self.keep_owners()?;
             }
         }
+        self.server.take().into_iter().for_each(end_process);
         Ok(())
     }
 
@@ -280,12 +296,12 @@ impl Running {
     }
 
     /// The owners that files do not carry with them; none where the kernel knows all owners.
-    fn owners_elsewhere(&self) -> Result<Option<Elsewhere>> {
+    fn owners_elsewhere(&self) -> Result<Option<HashMap<Vec<u8>, Owner>>> {
         if self.start.tier == Tier::Full {
             return Ok(None);
         }
         let owners = self.owners.as_ref().ok_or_else(|| Error::bug("the sandbox's supervisor died"))?;
-        Ok(Some(Elsewhere::new(owners)))
+        Ok(Some(owners.iter().map(|file| (file.path.clone(), file.owner)).collect()))
     }
 
     fn keep(&mut self, target: &Path) -> Result<()> {
@@ -318,30 +334,44 @@ impl Running {
     }
 }
 
+/// Kills a child and waits for its end; pid 1's comes after the last process of its namespace.
+fn end_process(process: Pid) {
+    // It is not reaped yet, so the number is still its own.
+    let _ = kill(process, Signal::SIGKILL);
+    while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
+}
+
 /// Removes what only a running session needs. `work` must go: after a `volatile` mount it holds
 /// `work/incompat/volatile`, which forbids every later one.
 fn remove_scratch(folder: &Path) -> Result<()> {
-    ["work", "skeleton", "root"].iter().try_for_each(|name| remove(&folder.join(name)))
+    ["work", "skeleton", "root", "view", "tree"].iter().try_for_each(|name| remove(&folder.join(name)))
 }
 
 fn remove(folder: &Path) -> Result<()> {
     work::remove(folder).doing_to("removing", folder)
 }
 
+/// The metadata of the plan's stored tree, if it has one.
+fn stored_listing(plan: &Plan) -> Result<Option<Listing>> {
+    let read = |stored: &Stored| Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan));
+    plan.stored()?.map(read).transpose()
+}
+
 /// The folders beside the lock: see [`crate::work`].
-fn make_folders(plan: &Plan, folder: &Path) -> Result<()> {
+fn make_folders(plan: &Plan, folder: &Path, listing: Option<&Listing>) -> Result<()> {
     remove_scratch(folder)?; // of a kept session whose monitor was killed
-    for name in ["work", "skeleton", "root"] {
+    for name in ["work", "skeleton", "root", "view"] {
         let path = folder.join(name);
         DirBuilder::new().mode(0o755).create(&path).doing_to("making", &path)?;
     }
     let upper = folder.join("upper");
     if !upper.exists() {
-        let Some(Layer::Folder(lowest)) = plan.layers.last() else {
-            return Err(Error::plan("a sandbox needs at least one layer"));
-        };
         DirBuilder::new().create(&upper).doing_to("making", &upper)?;
-        copy_metadata(lowest, &upper)?;
+        match (plan.layers.last(), listing) {
+            (Some(Layer::Folder(lowest)), _) => copy_metadata(lowest, &upper)?,
+            (Some(Layer::Stored(_)), Some(listing)) => give_metadata(listing, ROOT, &upper, OWNERS)?,
+            _ => return Err(Error::plan("a sandbox needs at least one layer")),
+        }
     }
     let targets = plan.mounts.iter().map(|mount| (mount.target.as_slice(), mount.source_is_folder()));
     let always: [(&[u8], bool); 3] = [(b"proc", true), (b"dev", true), (b"sys", true)];
@@ -353,8 +383,7 @@ fn make_folders(plan: &Plan, folder: &Path) -> Result<()> {
 
 /// The view's root folder shows the upper layer's metadata: those of the lowest layer, the full tree.
 fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
-    let metadata =
-        fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(crate::Kind::Plan))?;
+    let metadata = fs::metadata(from).doing_to("reading layer", from).map_err(|e| e.of_kind(Kind::Plan))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
     fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
         .doing_to("changing the mode of", to)?;

@@ -4,7 +4,12 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{bytes::escape, enforced::Tier};
+use crate::{
+    View,
+    bytes::escape,
+    enforced::Tier,
+    error::{Error, Result},
+};
 
 /// Stands for the interpreter in [`Binfmt::line`]; replaced by a path that exists only while the
 /// line is written.
@@ -19,6 +24,9 @@ pub struct Plan {
     /// The layers that the sandbox sees and cannot change, topmost first. For a folder that several
     /// layers have, the topmost one's owner and mode show.
     pub layers: Vec<Layer>,
+    /// How they come together; none: the first of [`View::PREFERENCE`] that works here.
+    #[serde(default)]
+    pub view: Option<View>,
     /// Where changes go.
     pub work: Work,
     /// Owners, modes and extended attributes that only the namespace's root can give. They are
@@ -70,13 +78,27 @@ impl Uname {
     }
 }
 
-/// A layer of the view. More kinds are to come: a view need not be a folder.
+/// A layer of the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Layer {
     /// A folder of the host, such as a hard-link checkout.
     Folder(#[serde(with = "crate::bytes")] PathBuf),
+    /// A tree that is no folder, such as a commit of a repository. Only the lowest layer can be one.
+    Stored(Stored),
+}
+
+/// A tree as a listing of its metadata, and a folder with the contents of its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// A file with the bytes of a [`Listing`](crate::view::Listing).
+    #[serde(with = "crate::bytes")]
+    pub listing: PathBuf,
+    /// What the listing's content paths are relative to, such as the `objects` of a repository. Nothing
+    /// is ever written there.
+    #[serde(with = "crate::bytes")]
+    pub contents: PathBuf,
 }
 
 /// Where the upper layer lives.
@@ -205,6 +227,7 @@ impl Plan {
         };
         Plan {
             layers: layers.into_iter().map(Layer::Folder).collect(),
+            view: None,
             work: Work::Below(work.into()),
             fixups: None,
             tier: None,
@@ -221,6 +244,22 @@ impl Plan {
         }
     }
 
+    /// The stored tree among its layers.
+    ///
+    /// # Errors
+    /// If it is not the lowest layer.
+    pub(crate) fn stored(&self) -> Result<Option<&Stored>> {
+        let (lowest, others) =
+            self.layers.split_last().ok_or_else(|| Error::plan("a sandbox needs at least one layer"))?;
+        if others.iter().any(|layer| matches!(layer, Layer::Stored(_))) {
+            return Err(Error::plan("only the lowest layer of a sandbox can be a stored tree"));
+        }
+        Ok(match lowest {
+            Layer::Stored(stored) => Some(stored),
+            Layer::Folder(_) => None,
+        })
+    }
+
     /// The plan as text for people, a line a step.
     pub fn describe(&self) -> String {
         self.to_string()
@@ -229,9 +268,15 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Layer::Folder(folder) in &self.layers {
-            writeln!(f, "layer     {}", folder.display())?;
+        for layer in &self.layers {
+            match layer {
+                Layer::Folder(folder) => writeln!(f, "layer     {}", folder.display())?,
+                Layer::Stored(Stored { listing, contents }) => {
+                    writeln!(f, "layer     {} with contents in {}", listing.display(), contents.display())?
+                }
+            }
         }
+        writeln!(f, "view      {}", self.view.map_or("the first that works", View::name))?;
         match &self.work {
             Work::Below(folder) => writeln!(f, "changes   in a new folder below {}", folder.display())?,
             Work::Kept(folder) => writeln!(f, "changes   go on in {}", folder.display())?,
@@ -315,7 +360,7 @@ mod tests {
     fn a_plan_can_be_read() {
         let text = plan().describe();
         for line in [
-            "layer     /a\u{e4}\nlayer     /b\n",
+            "layer     /a\u{e4}\nlayer     /b\nview      the first that works\n",
             "changes   in a new folder below /w\n",
             "fix-ups   1 in /b\n",
             "mount     /run: in memory, mode 0755, with the view's folders\n",

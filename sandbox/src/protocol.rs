@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
-    enforced::{Inside, Tier},
+    enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
     plan::Plan,
     session::Status,
@@ -125,6 +125,24 @@ pub(crate) enum FromChild {
     /// No process but pid 1 is left.
     Quiet,
     /// The sandbox could not be set up, or the command could not be started.
+    Failed(Error),
+}
+
+/// What the process that serves views is told, by pid 1.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ToServer {
+    /// Serve this view on the device beside the message, which has been mounted.
+    Serve(View),
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FromServer {
+    /// The file system can be used.
+    Serving,
+    /// It cannot.
     Failed(Error),
 }
 

@@ -1,20 +1,18 @@
-//! What the sandbox sees: the overlay, /proc, /dev, /sys and the plan's mounts, and nothing else.
+//! What the sandbox sees: the layers, /proc, /dev, /sys and the plan's mounts, and nothing else.
 //!
 //! Runs in pid 1, in its own mount namespace, while the host's mounts are still there; the last step
 //! makes the view the root and drops everything else.
 
 use std::{
     fs::DirBuilder,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     os::unix::fs::{DirBuilderExt, MetadataExt, symlink},
     path::{Path, PathBuf},
 };
 
 use nix::{
-    errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::Mode,
     unistd::{chdir, pivot_root},
 };
 
@@ -22,10 +20,11 @@ use crate::{
     Kind,
     bytes::escape,
     enforced::Tier,
-    error::{Doing, Error, Result, Step},
+    error::{Doing, Result},
     fixups::c_string,
     owners::RECORD,
-    plan::{Layer, Mount, Plan, Source, Uname},
+    plan::{Mount, Plan, Source, Uname},
+    stack::{Prepared, Stack, by_descriptor, mount_layers, open_path},
     sys::{
         mounts::add_attributes,
         xattr::{self, Place},
@@ -41,57 +40,17 @@ const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc:
 /// The mounted view, before it is the root.
 pub(crate) struct View {
     root: OwnedFd,
-    /// Whether overlayfs took `volatile`.
-    pub(crate) volatile: bool,
-}
-
-/// The name by which /proc leads to an open file. Mount options and targets given so need no
-/// escaping, have no length limit and cannot be redirected.
-fn by_descriptor(file: &impl AsRawFd) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-fn open_path(path: &Path) -> Result<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).doing_to("opening", path)
 }
 
 impl View {
     /// Mounts the layers, with the upper layer of `folder`, at `folder/root`.
-    pub(crate) fn mount(plan: &Plan, folder: &Path) -> Result<View> {
+    pub(crate) fn mount(plan: &Plan, folder: &Path, prepared: &mut Prepared) -> Result<(View, Stack)> {
         // Nothing that is mounted from here on shows outside, nor the other way round.
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
             .doing("making all mounts private")?;
-        let mut lower = Vec::new();
-        for Layer::Folder(path) in &plan.layers {
-            lower.push(open_path(path).map_err(|error| error.of_kind(Kind::Plan))?);
-        }
-        lower.push(open_path(&folder.join("skeleton"))?);
-        let [upper, work] = [open_path(&folder.join("upper"))?, open_path(&folder.join("work"))?];
-        // The three `off` are defaults of most kernels, and make the result the same on all of them:
-        // no metadata-only copies, no links kept across copy-up, no redirects in the upper layer.
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},userxattr,index=off,metacopy=off,redirect_dir=nofollow",
-            lower.iter().map(by_descriptor).collect::<Vec<_>>().join(":"),
-            by_descriptor(&upper),
-            by_descriptor(&work)
-        );
-        let target = folder.join("root");
-        let attempt = |options: &str| {
-            let flags = MsFlags::MS_NODEV;
-            mount(Some("sandbox"), &target, Some("overlay"), flags, Some(options))
-        };
-        let failed = |errno| Error::system("mounting the overlay", errno).at(Step::Overlay);
-        // `volatile` came with Linux 5.10, `userxattr` with 5.11; Debian's 5.10 has a patch of its own.
-        let volatile =
-            match attempt(&if plan.no_sync { format!("{options},volatile") } else { options.clone() }) {
-                Ok(()) => plan.no_sync,
-                Err(Errno::EINVAL) if plan.no_sync => {
-                    attempt(&options).map_err(failed)?;
-                    false
-                }
-                Err(errno) => return Err(failed(errno)),
-            };
-        Ok(View { root: open_path(&target)?, volatile })
+        let stack = mount_layers(plan, folder, prepared)?;
+        let root = stack.root.try_clone().doing("duplicating a descriptor")?;
+        Ok((View { root }, stack))
     }
 
     /// Opens a path of the view, links resolved inside it.

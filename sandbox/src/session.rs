@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::{Change, Entry},
-    enforced::{Enforced, View},
+    enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
-    plan::{Fixups, Layer, Plan, Source, Work},
+    plan::{Fixups, Layer, Plan, Source, Stored, Work},
     protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
     terminal::Foreground,
     work::{self, WorkFolder},
@@ -171,9 +171,9 @@ impl Session {
         if let Some(why) = &helper.degraded {
             inside.degraded.push(format!("tier single, and not full: {why}"));
         }
-        let enforced =
-            Enforced { tier: helper.tier, view: View::Checkout, mapping: helper.mapping.clone(), inside };
         let Start { plan, folder, .. } = *start;
+        let mapping = helper.mapping.clone();
+        let enforced = Enforced { tier: helper.tier, asked_view: plan.view, mapping, inside };
         Ok(Session { helper, commands, enforced, plan, folder, over: None })
     }
 
@@ -223,7 +223,13 @@ impl Session {
             descriptors: numbers,
             terminal: foreground.is_some(),
         });
-        self.commands.send(&run, &descriptors)?;
+        if let Err(error) = self.commands.send(&run, &descriptors) {
+            // Pid 1 has gone, and may have said why.
+            return Err(match self.message() {
+                Ok(FromChild::Failed(why)) => why,
+                _ => error,
+            });
+        }
         self.wait(foreground, stop)
     }
 
@@ -358,7 +364,10 @@ fn merge(plan: &[Vec<u8>], command: &[Vec<u8>]) -> Vec<Vec<u8>> {
 /// The helper works in another folder.
 fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
     let mut plan = plan.clone();
-    let layers = plan.layers.iter_mut().map(|Layer::Folder(path)| path);
+    let layers = plan.layers.iter_mut().flat_map(|layer| match layer {
+        Layer::Folder(path) => vec![path],
+        Layer::Stored(Stored { listing, contents }) => vec![listing, contents],
+    });
     let sources = plan.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
         Source::ReadOnly(path) | Source::Writable(path) => Some(path),
         Source::Memory { .. } => None,

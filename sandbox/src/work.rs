@@ -6,7 +6,8 @@
 //!   lock                locked as long as the session or its monitor lives
 //!   upper/  work/       overlayfs's
 //!   skeleton/           the lowest layer: mount points that no other layer has
-//!   root/               where the view is mounted, in the sandbox's mount namespace only
+//!   view/  root/        where FUSE and the view are mounted, in the sandbox's mount namespace only
+//!   tree/               a stored tree as hard links, in the view `checkout`
 //! ```
 //! A kept folder has `lock` and `upper` alone; of tier single also `owners`: see [`crate::owners`].
 //!

@@ -25,7 +25,7 @@ use nix::{
 use rustix::fs::{
     FallocateFlags, RenameFlags, XattrFlags, fallocate, lremovexattr, lsetxattr, renameat_with,
 };
-use sandbox::view::{Device, Owners, StoredTree, list_folder, serve_writable};
+use sandbox::view::{Device, Owners, StoredTree, Syncs, list_folder, serve_writable};
 use trees::{Seen, assert_same, make_tree, mount_overlay, see, xattr};
 
 /// A writable view of `source` with its upper folder in `scratch`; where it is mounted.
@@ -35,7 +35,7 @@ fn mount_cow(source: &Path, scratch: &Path) -> PathBuf {
     let device = Device::open().unwrap();
     device.mount(&merged, true).unwrap();
     let tree = StoredTree::new(list_folder(source).unwrap(), source).unwrap();
-    serve_writable(device, tree, &upper, &work, Owners::Real).unwrap();
+    serve_writable(device, tree, &upper, &work, Owners::Real, Syncs::Nothing).unwrap();
     merged
 }
 

@@ -15,11 +15,11 @@ use std::{
 use namespace::{inside, inside_single};
 use nix::{
     libc::{S_IFDIR, S_IFMT},
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MntFlags, umount2},
 };
 use sandbox::view::{
-    Device, Listing, ListingBuilder, Metadata, Obstacle, Owners, ROOT, Serve, StoredTree, list_folder,
-    probe_data, probe_redirect, serve, serve_writable,
+    Device, Listing, ListingBuilder, Metadata, Owners, ROOT, Serve, StoredTree, Syncs, list_folder, serve,
+    serve_writable,
 };
 use trees::{assert_same, make_tree, mount_overlay, see, xattr};
 
@@ -153,49 +153,6 @@ fn errors_are_those_of_any_file_system() {
     });
 }
 
-#[test]
-fn probes_find_what_works() {
-    inside("probes_find_what_works", |scratch| {
-        // A comma and a colon in the path must not matter.
-        let odd = scratch.join("a,b:c");
-        fs::create_dir(&odd).unwrap();
-        probe_data(&odd).unwrap();
-        let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
-        let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
-        let version = (numbers.next(), numbers.next());
-        match probe_redirect(&odd) {
-            Ok(()) => {}
-            Err(refusal) => assert!(version < (Some(6), Some(16)), "{release}: {refusal:?}"),
-        }
-        assert_eq!(fs::read_dir(&odd).unwrap().count(), 0, "nothing is left");
-        assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains("view-probe"));
-        // Something that is no device, and nothing at all.
-        let device = scratch.join("device");
-        fs::write(&device, b"").unwrap();
-        let none: Option<&str> = None;
-        mount(Some(&device), "/dev/fuse", none, MsFlags::MS_BIND, none).unwrap();
-        assert_eq!(probe_data(&odd).unwrap_err().obstacle, Obstacle::MountRefused);
-        mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        let refusal = probe_data(&odd).unwrap_err();
-        assert_eq!(refusal.obstacle, Obstacle::DeviceMissing);
-        assert!(refusal.error.hint().is_some_and(|hint| hint.contains("modprobe fuse")));
-    });
-}
-
-/// On a machine whose /dev/fuse is closed to users: the namespace's root is none there.
-#[test]
-fn closed_device_is_explained() {
-    inside("closed_device_is_explained", |scratch| {
-        let none: Option<&str> = None;
-        // Owned by an id that is not mapped: the file of somebody else's that no user may open.
-        let foreign = Path::new("/proc/sys/vm/compact_memory");
-        mount(Some(foreign), "/dev/fuse", none, MsFlags::MS_BIND, none).unwrap();
-        let refusal = probe_redirect(scratch).unwrap_err();
-        assert_eq!(refusal.obstacle, Obstacle::DeviceForbidden);
-        assert_eq!(refusal.error.hint(), Some("sudo chmod 0666 /dev/fuse"));
-    });
-}
-
 /// Where one id alone is mapped, everything has to be root's: overlayfs could not copy up a file of
 /// an owner that does not exist there.
 #[test]
@@ -219,7 +176,9 @@ fn one_id_is_enough() {
             let device = Device::open().unwrap();
             device.mount(&view, mode == "cow").unwrap();
             let root = match mode {
-                "cow" => serve_writable(device, tree(), &upper, &work, Owners::Root).map(|_| view),
+                "cow" => {
+                    serve_writable(device, tree(), &upper, &work, Owners::Root, Syncs::Nothing).map(|_| view)
+                }
                 "data" => serve(device, tree(), Serve::Data, Owners::Root).map(|_| view),
                 _ => serve(device, tree(), Serve::Metadata, Owners::Root).map(|_| {
                     mount_overlay(

@@ -15,7 +15,11 @@ pub(super) struct StageTwoArguments {
     /// no_new_privs; `auto` takes it where `full` is not to be had, and says so.
     #[arg(long, value_name = "TIER", default_value = "auto")]
     tier: Tier,
-    /// How the sandbox sees the tree: `checkout` links its files into a folder below overlayfs
+    /// How the sandbox sees the tree; all give the same image
+    ///
+    /// `checkout` links its files into a folder below overlayfs; `redirect` and `fuse` serve it
+    /// without a checkout, from the repository's own objects (they need /dev/fuse; `redirect` Linux
+    /// 6.16); `fuse-cow` does without overlayfs. `auto` takes the first of them that works here.
     #[arg(long, value_name = "VIEW", default_value = "auto")]
     view: View,
     /// Whether programs of a foreign image run natively: `require` fails where they cannot
@@ -27,7 +31,8 @@ pub(super) struct StageTwoArguments {
     accelerate: Accelerate,
     /// Fail where WHAT cannot be enforced, instead of saying so and going on; may be repeated
     ///
-    /// What was asked for and what was enforced is told by every run (-v tells all of it).
+    /// WHAT is tier=full, view=VIEW, seccomp, no-sync, or all. What was asked for and what was enforced
+    /// is told by every run (-v tells all of it).
     #[arg(long, value_name = "WHAT")]
     require: Vec<String>,
 }
@@ -45,12 +50,9 @@ enum Tier {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum View {
     Auto,
-    #[value(hide = true)]
     Redirect,
-    #[value(hide = true)]
     Fuse,
     Checkout,
-    #[value(hide = true)]
     FuseCow,
 }
 

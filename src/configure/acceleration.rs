@@ -4,7 +4,7 @@
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use qemu::{
@@ -15,7 +15,7 @@ use qemu::{
 };
 use sandbox::{Mount, Source};
 
-use super::environment::{Base, Emulator};
+use super::environment::Emulator;
 use crate::{
     Context, Error, Result,
     artefacts::{Accelerated, EmulatedProgram},
@@ -29,23 +29,34 @@ const FOLDER: &[u8] = b".treestrap";
 pub struct Acceleration {
     plan: Plan,
     commit: Sha256,
-    /// The checked-out tree; beside it the interpreter and the log.
-    tree: Base,
+    /// The folder of the checked-out tree; beside it the interpreter and the log.
+    folder: sandbox::LayerFolder,
 }
 
 impl Acceleration {
-    /// Of the plan and its tree, which is the checkout of `commit`. `emulator` runs what has no twin.
+    /// Of the plan and its tree, the checkout of `commit` in an empty folder below `work`. `emulator`
+    /// runs what has no twin.
     ///
     /// # Errors
     /// `Kind::Machine` if no dispatcher can be put in front of this emulator.
-    pub fn new(plan: Plan, commit: Sha256, tree: Base, emulator: &Emulator) -> Result<Self> {
+    pub fn new(
+        plan: Plan,
+        commit: Sha256,
+        work: &Path,
+        checkout: impl FnOnce(&Path) -> Result<()>,
+        emulator: &Emulator,
+    ) -> Result<Self> {
         if !emulator.preserves_argv0 {
             return Err(Error::machine(format!(
                 "{}: qemu-user before 6.0 cannot be told argv[0] by the dispatcher",
                 emulator.program.display()
             )));
         }
-        let acceleration = Acceleration { plan, commit, tree };
+        let folder = sandbox::LayerFolder::make(work).context("making a work folder")?;
+        let acceleration = Acceleration { plan, commit, folder };
+        let tree = acceleration.tree();
+        fs::create_dir(&tree).with_context(|| format!("creating {}", tree.display()))?;
+        checkout(&tree)?;
         let program = &emulator.program;
         let qemu = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
         let bytes = interpreter(&qemu, &acceleration.plan.twins, LOG.as_bytes())
@@ -60,12 +71,16 @@ impl Acceleration {
         Ok(acceleration)
     }
 
+    fn tree(&self) -> PathBuf {
+        self.folder.path().join("tree")
+    }
+
     fn interpreter(&self) -> PathBuf {
-        self.tree.folder().join("interpreter")
+        self.folder.path().join("interpreter")
     }
 
     fn log(&self) -> PathBuf {
-        self.tree.folder().join("starts")
+        self.folder.path().join("starts")
     }
 
     /// Adds the twins to a plan whose emulator is `emulator`.
@@ -73,7 +88,7 @@ impl Acceleration {
         for binfmt in &mut plan.binfmt {
             binfmt.interpreter = self.interpreter();
         }
-        let tree = self.tree.tree();
+        let tree = self.tree();
         let inside = |path: &str| path.trim_start_matches('/').as_bytes().to_vec();
         plan.mounts.push(Mount { target: inside(TREE), source: Source::ReadOnly(tree.clone()) });
         plan.mounts.push(Mount { target: inside(LOG), source: Source::Writable(self.log()) });
@@ -163,7 +178,7 @@ impl Acceleration {
 
     /// Removes what is on the disk; dropping it does too, but cannot say what went wrong.
     pub fn remove(self) -> Result<()> {
-        self.tree.remove()
+        self.folder.remove().context("removing a work folder")
     }
 }
 

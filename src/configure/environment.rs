@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox::{Binfmt, Fixup, Fixups, Plan, Work};
+use sandbox::{
+    Binfmt, Layer, Plan, Stored, View, Work,
+    view::{Listing, ROOT},
+};
 
-use crate::{Context, Result, artefacts::Metadata};
+use crate::{Context, Result};
 
 /// Variables of every command. Locale and time zone are fixed so that no output depends on the
 /// caller's.
@@ -27,34 +30,25 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("FORCE_SOURCE_DATE", "1"),
 ];
 
-/// A composed or configured tree on disk, for a sandbox to look at: hard links to the repository's
-/// objects, in a folder of its own that is removed with this value.
+/// A composed or configured tree for a sandbox to look at: a listing of it, whose contents are the
+/// repository's objects, in a folder of its own that is removed with this value.
 pub struct Base {
     folder: sandbox::LayerFolder,
-    fixups: Vec<Fixup>,
+    objects: PathBuf,
+    merged_usr: bool,
 }
 
 impl Base {
-    /// Makes an empty folder below `work` and has `checkout` fill it, which gives what hard links
-    /// cannot show.
-    pub fn new(
-        work: &Path,
-        checkout: impl FnOnce(&Path) -> Result<Vec<(Vec<u8>, Metadata)>>,
-    ) -> Result<Base> {
+    /// Makes a folder below `work` and writes the listing of a tree to it; its content paths are
+    /// relative to `objects`.
+    pub fn new(work: &Path, listing: &Listing, objects: PathBuf) -> Result<Base> {
         let folder = sandbox::LayerFolder::make(work).context("making a work folder")?;
-        let tree = folder.path().join("tree");
-        std::fs::create_dir(&tree).with_context(|| format!("creating {}", tree.display()))?;
-        let fixups = checkout(&tree)?
-            .into_iter()
-            .map(|(path, metadata)| Fixup {
-                path,
-                uid: metadata.uid,
-                gid: metadata.gid,
-                mode: metadata.mode & 0o7777,
-                xattrs: metadata.xattrs,
-            })
-            .collect();
-        Ok(Base { folder, fixups })
+        let sbin = listing.find(ROOT, b"sbin").and_then(|entry| listing.entry(entry));
+        let merged_usr = sbin.is_some_and(|sbin| listing.target(sbin.inode).is_some());
+        let base = Base { folder, objects, merged_usr };
+        let path = base.listing();
+        std::fs::write(&path, listing.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(base)
     }
 
     /// Removes it all; dropping it does too, but cannot say what went wrong.
@@ -62,19 +56,23 @@ impl Base {
         self.folder.remove().context("removing a work folder")
     }
 
-    /// The folder that holds the tree and what else belongs to this run.
+    /// The folder that holds what belongs to this run.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The tree.
-    pub fn tree(&self) -> PathBuf {
-        self.folder.path().join("tree")
+    fn listing(&self) -> PathBuf {
+        self.folder.path().join("listing")
+    }
+
+    /// The tree as a layer.
+    fn layer(&self) -> Layer {
+        Layer::Stored(Stored { listing: self.listing(), contents: self.objects.clone() })
     }
 
     /// Whether `/sbin` and its like are links into `/usr`.
     pub(super) fn is_merged_usr(&self) -> bool {
-        self.tree().join("sbin").is_symlink()
+        self.merged_usr
     }
 
     /// The folder below which sessions have theirs.
@@ -113,13 +111,19 @@ pub(super) fn uname(architecture: &str) -> Option<sandbox::Uname> {
 }
 
 /// The sandbox plan for a tree.
-pub fn plan(base: &Base, interposed: Option<PathBuf>, emulator: Option<&Emulator>, changes: Changes) -> Plan {
-    let layers = interposed.into_iter().chain([base.tree()]).collect();
-    let mut plan = Plan::new(layers, base.work());
+pub fn plan(
+    base: &Base,
+    view: Option<View>,
+    interposed: Option<PathBuf>,
+    emulator: Option<&Emulator>,
+    changes: Changes,
+) -> Plan {
+    let mut plan = Plan::new(interposed.into_iter().collect(), base.work());
+    plan.layers.push(base.layer());
+    plan.view = view;
     if let Changes::Kept(folder) = changes {
         plan.work = Work::Kept(folder);
     }
-    plan.fixups = Some(Fixups { layer: base.tree(), entries: base.fixups.clone() });
     // What scripts write into a configuration file must not depend on the machine.
     plan.hostname = "localhost".to_owned();
     plan.environment =

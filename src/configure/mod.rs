@@ -81,7 +81,13 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    let mut plan = environment::plan(
+        inputs.base,
+        inputs.requirements.view(),
+        Some(interposed),
+        inputs.emulator,
+        Changes::New,
+    );
     plan.tier = inputs.requirements.tier();
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
@@ -207,7 +213,7 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    let mut plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
     plan.tier = run.requirements.tier();
     plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {

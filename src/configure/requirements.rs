@@ -3,11 +3,15 @@
 
 use sandbox::{Enforced, Tier, View};
 
-use crate::{Error, Result, report::Reporter};
+use crate::{
+    Error, Result,
+    report::{Event, Reporter},
+};
 
-/// What must not degrade.
+/// What is asked, and what must not degrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
+    view: Option<View>,
     required: Vec<Requirement>,
     tier: Option<Tier>,
     acceleration: AccelerationWish,
@@ -29,17 +33,20 @@ pub enum AccelerationWish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Requirement {
     FullTier,
-    CheckoutView,
+    View(View),
     Seccomp,
     NoSync,
     /// Nothing at all may be less than asked.
     Everything,
 }
 
-/// What `--require` takes, for its error.
-const NAMES: [(&str, Requirement); 5] = [
+/// What `--require` takes.
+const NAMES: [(&str, Requirement); 8] = [
     ("tier=full", Requirement::FullTier),
-    ("view=checkout", Requirement::CheckoutView),
+    ("view=redirect", Requirement::View(View::Redirect)),
+    ("view=fuse", Requirement::View(View::Fuse)),
+    ("view=checkout", Requirement::View(View::Checkout)),
+    ("view=fuse-cow", Requirement::View(View::FuseCow)),
     ("seccomp", Requirement::Seccomp),
     ("no-sync", Requirement::NoSync),
     ("all", Requirement::Everything),
@@ -50,7 +57,6 @@ impl Requirements {
     pub fn new(options: &crate::artefacts::StageTwo) -> Result<Self> {
         for (option, value, given) in [
             ("tier", &options.tier, &["auto", "full", "single"][..]),
-            ("view", &options.view, &["auto", "checkout"]),
             ("accelerate", &options.accelerate, &["auto", "off", "require"]),
         ] {
             if let Some(value) = value
@@ -60,14 +66,26 @@ impl Requirements {
                 return Err(Error::machine(message).hint(format!("--{option} {}", given.join(" or "))));
             }
         }
-        let required = options.require.iter().map(|name| {
-            NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(
-                || {
-                    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-                    Error::machine(format!("--require {name}: this version of treestrap cannot promise that"))
+        let required: Vec<Requirement> = options
+            .require
+            .iter()
+            .map(|name| {
+                NAMES.iter().find(|(known, _)| known == name).map(|&(_, requirement)| requirement).ok_or_else(
+                    || {
+                        let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+                        Error::machine(format!(
+                            "--require {name}: this version of treestrap cannot promise that"
+                        ))
                         .hint(format!("it can promise {}", names.join(", ")))
-                },
-            )
+                    },
+                )
+            })
+            .collect::<Result<_>>()?;
+        let asked = options.view.as_deref().map(view).transpose()?;
+        // Who requires a view and asks for none wants that one.
+        let wanted = required.iter().find_map(|requirement| match requirement {
+            Requirement::View(view) => Some(*view),
+            _ => None,
         });
         let acceleration = match options.accelerate.as_deref() {
             Some("off") => AccelerationWish::Off,
@@ -76,12 +94,17 @@ impl Requirements {
         };
         let tier =
             [Tier::Full, Tier::Single].into_iter().find(|tier| options.tier.as_deref() == Some(tier.name()));
-        Ok(Requirements { required: required.collect::<Result<_>>()?, tier, acceleration })
+        Ok(Requirements { view: asked.or(wanted), required, tier, acceleration })
     }
 
     /// The tier that was asked for; none: the best that this machine can.
     pub(super) fn tier(&self) -> Option<Tier> {
         self.tier
+    }
+
+    /// The view that was asked for; none: any.
+    pub(super) fn view(&self) -> Option<View> {
+        self.view
     }
 
     /// Whether programs of a foreign image are to run natively.
@@ -91,12 +114,18 @@ impl Requirements {
 
     /// Reports what is less than was asked; an error if it was required.
     pub(super) fn check(&self, enforced: &Enforced, image: &str, reporter: &dyn Reporter) -> Result<()> {
+        let value = serde_json::to_value(enforced).map_err(Error::bug)?;
+        reporter.event(Event::Enforced {
+            image: image.to_owned(),
+            enforced: value,
+            summary: summary(enforced),
+        });
         for degraded in &enforced.inside.degraded {
             reporter.note(image, degraded.clone());
         }
         let unmet = self.required.iter().find(|requirement| match requirement {
             Requirement::FullTier => enforced.tier != Tier::Full,
-            Requirement::CheckoutView => enforced.view != View::Checkout,
+            Requirement::View(view) => enforced.inside.view != *view,
             Requirement::Seccomp => !enforced.inside.seccomp,
             Requirement::NoSync => !enforced.inside.no_sync,
             Requirement::Everything => !enforced.inside.degraded.is_empty(),
@@ -107,4 +136,28 @@ impl Requirements {
             format!("--require {name}: this machine gives less. {}", enforced.inside.degraded.join("; "));
         Err(Error::machine(message).hint("treestrap doctor"))
     }
+}
+
+/// What was given, in one line.
+fn summary(enforced: &Enforced) -> String {
+    let Enforced { asked_view, inside, .. } = enforced;
+    let asked = if asked_view.is_some() { "as asked" } else { "chosen" };
+    let yes = |given: bool, what: &str| format!("{}{what}", if given { "" } else { "no " });
+    let processes = inside.processes.map_or("no limit of".to_owned(), |most| format!("{most}"));
+    [
+        "sandbox: tier full".to_owned(),
+        format!("view {} ({asked})", inside.view),
+        yes(inside.seccomp, "system call filter"),
+        if inside.no_sync && inside.volatile { "syncs cost nothing" } else { "syncs reach the disk" }
+            .to_owned(),
+        format!("{processes} processes"),
+        format!("{} capabilities", inside.capabilities.len()),
+    ]
+    .join(", ")
+}
+
+/// The view of this name on the command line.
+fn view(name: &str) -> Result<View> {
+    let known = View::PREFERENCE.into_iter().find(|view| view.name() == name);
+    known.ok_or_else(|| Error::machine(format!("--view {name}: this version of treestrap has no such view")))
 }

@@ -4,11 +4,11 @@
 //! Whatever is missing costs time and no more: without twins, qemu runs every program. So what goes
 //! wrong here is a note, unless `--accelerate require` says otherwise.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use qemu::twins::{Policy, Rule};
 
-use super::{Session, pool, stage_two, tools::Foreign};
+use super::{Session, pool, tools::Foreign};
 use crate::{
     Error, Result,
     artefacts::{Composed, Image, LockedPackage, Lockfile},
@@ -62,8 +62,7 @@ pub(super) fn prepare(
     wish: AccelerationWish,
 ) -> Result<Option<Acceleration>> {
     let Some(emulator) = emulator.filter(|_| wish != AccelerationWish::Off) else { return Ok(None) };
-    let made = make(session, image, composed)
-        .and_then(|twins| mount(session, &image.request.image, twins, emulator));
+    let made = make(session, image, composed).and_then(|twins| mount(session, twins, emulator));
     tolerate(session, &image.request.image, made, wish)
 }
 
@@ -86,7 +85,7 @@ pub(super) fn found(
     };
     let made = twins
         .ok_or_else(|| Error::machine("it was not made with native programs"))
-        .and_then(|twins| mount(session, image, twins, emulator));
+        .and_then(|twins| mount(session, twins, emulator));
     match made {
         Err(error) if wish == AccelerationWish::Auto => {
             session.reporter.detail(image, format!("all programs run in qemu: {error}"));
@@ -181,9 +180,10 @@ fn members<'a>(
 }
 
 /// Checks the tree out, and puts the dispatcher in front of the emulator.
-fn mount(session: &Session<'_>, image: &str, twins: Twins, emulator: &Emulator) -> Result<Acceleration> {
-    let tree = stage_two::base(session, image, twins.commit)?;
-    Acceleration::new(twins.plan, twins.commit, tree, emulator)
+fn mount(session: &Session<'_>, twins: Twins, emulator: &Emulator) -> Result<Acceleration> {
+    let store = Store::open(&session.repo)?;
+    let checkout = |folder: &Path| store.checkout(twins.commit, folder);
+    Acceleration::new(twins.plan, twins.commit, &session.work(), checkout, emulator)
 }
 
 /// The built-in tables and what the manifest adds to them.

@@ -23,6 +23,7 @@ mod object;
 pub mod records;
 mod transaction;
 mod tree;
+mod walk;
 
 use std::path::{Path, PathBuf};
 
@@ -33,11 +34,11 @@ use ostree::{
 use serde::de::DeserializeOwned;
 
 pub use self::{
-    checkout::Fixup,
     diff::{Change, Difference},
     object::{Content, FileReader},
     transaction::Transaction,
     tree::{Folder, Node},
+    walk::{Visit, Visited},
 };
 use crate::{
     artefacts::Metadata,

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use ostree::glib::{Variant, variant::ToVariant};
@@ -56,8 +56,24 @@ impl Read for FileReader {
 impl Store {
     /// Where a content object is. It must not be written to.
     pub fn object_path(&self, checksum: Sha256) -> PathBuf {
+        self.objects().join(Store::object_name(checksum))
+    }
+
+    /// A content object's path below [`Store::objects`].
+    pub(super) fn object_name(checksum: Sha256) -> String {
         let name = checksum.to_string();
-        self.path.join("objects").join(&name[..2]).join(format!("{}.file", &name[2..]))
+        format!("{}/{}.file", &name[..2], &name[2..])
+    }
+
+    /// A content object's metadata and size, without opening it.
+    ///
+    /// # Errors
+    /// If there is no such object.
+    pub(super) fn object_status(&self, checksum: Sha256) -> Result<(Metadata, u64)> {
+        let path = self.object_path(checksum);
+        let status =
+            std::fs::symlink_metadata(&path).with_context(|| format!("looking at {}", path.display()))?;
+        Ok((self.metadata_of(checksum, &path)?, status.len()))
     }
 
     /// A content object's metadata, without its bytes.
@@ -65,14 +81,24 @@ impl Store {
     /// # Errors
     /// If there is no such object.
     pub fn object_metadata(&self, checksum: Sha256) -> Result<Metadata> {
-        let path = self.object_path(checksum);
+        self.metadata_of(checksum, &self.object_path(checksum))
+    }
+
+    fn metadata_of(&self, checksum: Sha256, path: &Path) -> Result<Metadata> {
         let mut buffer = [0; 512];
-        let value = match rustix::fs::getxattr(&path, METADATA_ATTRIBUTE, &mut buffer) {
+        let value = match rustix::fs::getxattr(path, METADATA_ATTRIBUTE, &mut buffer) {
+            // Three numbers and an empty list, which takes no room (GVariant's specification, 2.5.2).
+            Ok(12) => {
+                let number = |at: usize| {
+                    u32::from_be_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]])
+                };
+                return Ok(Metadata { uid: number(0), gid: number(4), mode: number(8), xattrs: Vec::new() });
+            }
             Ok(length) => buffer[..length].to_vec(),
             Err(rustix::io::Errno::RANGE) => {
                 // The most that Linux allows for a value (XATTR_SIZE_MAX, xattr(7)).
                 let mut large = vec![0; 65536];
-                let length = rustix::fs::getxattr(&path, METADATA_ATTRIBUTE, &mut large)
+                let length = rustix::fs::getxattr(path, METADATA_ATTRIBUTE, &mut large)
                     .map_err(io::Error::from)
                     .with_context(|| format!("reading {METADATA_ATTRIBUTE} of {}", path.display()))?;
                 large.truncate(length);

@@ -128,7 +128,12 @@ pub(crate) struct Supervisor {
 
 /// Starts the supervisor as a child of this process; pid 1 gets the socket that comes with it. None: no
 /// supervisor is needed. `others`: what the fork inherits and a supervisor must not keep open.
-pub(crate) fn start(start: &Start, others: &[BorrowedFd<'_>]) -> Result<Option<(Supervisor, Channel)>> {
+/// `links`: whose the stored tree's links are, which cannot carry a record.
+pub(crate) fn start(
+    start: &Start,
+    links: Vec<(Vec<u8>, Owner)>,
+    others: &[BorrowedFd<'_>],
+) -> Result<Option<(Supervisor, Channel)>> {
     if wanted(&start.plan, start.tier).calls().is_empty() {
         return Ok(None);
     }
@@ -139,19 +144,19 @@ pub(crate) fn start(start: &Start, others: &[BorrowedFd<'_>]) -> Result<Option<(
         Fork::Child => {
             drop((for_child, for_monitor));
             others.iter().for_each(process::close_now);
-            let ended = run(start, ours, control);
+            let ended = run(start, links, ours, control);
             process::exit_now(i32::from(ended.is_err()))
         }
     }
 }
 
-fn run(start: &Start, mut socket: Channel, mut control: Channel) -> Result<()> {
+fn run(start: &Start, links: Vec<(Vec<u8>, Owner)>, mut socket: Channel, mut control: Channel) -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying the supervisor to the monitor")?;
     let _ = prctl::set_name(c"sandbox-calls");
     // Each remembered link is an open descriptor.
     let (_, most) = resource::getrlimit(resource::Resource::RLIMIT_NOFILE).doing("reading limits")?;
     resource::setrlimit(resource::Resource::RLIMIT_NOFILE, most, most).doing("setting limits")?;
-    let links = links_with_owners(start)?;
+    let links = links_with_owners(start, links)?;
     let (proc, own_descriptors) = Surroundings::open_proc().doing("opening /proc")?;
     let Some((Watch { calls: true }, descriptors)) = socket.receive()? else { return Ok(()) };
     let mut descriptors = descriptors.into_iter();
@@ -183,7 +188,7 @@ fn run(start: &Start, mut socket: Channel, mut control: Channel) -> Result<()> {
 
 /// The owners of what cannot carry a record: the base's links, or all that a session remembered from
 /// which this one goes on.
-fn links_with_owners(start: &Start) -> Result<Vec<(Vec<u8>, Owner)>> {
+fn links_with_owners(start: &Start, stored: Vec<(Vec<u8>, Owner)>) -> Result<Vec<(Vec<u8>, Owner)>> {
     if start.tier != Tier::Single {
         return Ok(Vec::new());
     }
@@ -196,7 +201,7 @@ fn links_with_owners(start: &Start) -> Result<Vec<(Vec<u8>, Owner)>> {
     }
     let fixups = start.plan.fixups.iter().flat_map(|fixups| &fixups.entries);
     let owned = fixups.map(|fixup| (fixup.path.clone(), Owner { uid: fixup.uid, gid: fixup.gid }));
-    Ok(owned.filter(|(_, owner)| *owner != Owner::ROOT).collect())
+    Ok(owned.filter(|(_, owner)| *owner != Owner::ROOT).chain(stored).collect())
 }
 
 /// What is left: what those inside can have, to do for them what they asked for, and what it takes to

@@ -69,10 +69,11 @@ impl ListingBuilder {
         self.add(folder, name, Kind::File, metadata, size, content)
     }
 
-    /// Adds a symbolic link.
+    /// Adds a symbolic link. Its mode is 0777, as every file system shows it (symlink(7)).
     pub fn symlink(&mut self, folder: u64, name: &[u8], metadata: &Metadata, target: &[u8]) -> Result<u64> {
         let content = self.string(target)?;
-        self.add(folder, name, Kind::Symlink, metadata, target.len() as u64, content)
+        let metadata = Metadata { mode: 0o777, ..metadata.clone() };
+        self.add(folder, name, Kind::Symlink, &metadata, target.len() as u64, content)
     }
 
     /// Adds a named pipe or a socket.

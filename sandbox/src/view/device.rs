@@ -18,7 +18,7 @@ use super::{Owners, Serve, readonly::ReadOnly, tree::Tree};
 use crate::error::{Doing, Error, Result};
 
 /// Where the device is.
-pub(super) const PATH: &str = "/dev/fuse";
+const PATH: &str = "/dev/fuse";
 
 /// An open /dev/fuse: at first connected to nothing, then to one mount.
 #[derive(Debug)]

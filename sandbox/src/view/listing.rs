@@ -11,7 +11,14 @@
 //! Integers are little-endian. [`Listing::from_bytes`] checks every reference once; the accessors
 //! still never index without a check. The format is not kept on disk: both ends are the same program.
 
-use std::{fs::File, io::Read, io::Seek, io::Write, ops::Range, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io::{Read, Seek, Write},
+    ops::Range,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -66,9 +73,9 @@ pub(super) struct EntryRecord {
 }
 
 /// The metadata of a tree. Made by [`ListingBuilder`](super::ListingBuilder).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listing {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     nodes: u32,
     entries: u32,
     flags: u32,
@@ -170,7 +177,7 @@ impl Listing {
         if bytes.len() != strings_at.checked_add(strings as usize)? {
             return None;
         }
-        let listing = Listing { bytes, nodes, entries, flags, entries_at, strings_at };
+        let listing = Listing { bytes: Arc::new(bytes), nodes, entries, flags, entries_at, strings_at };
         (1..=u64::from(nodes)).all(|inode| listing.node_is_sound(inode).is_some()).then_some(())?;
         (0..entries).all(|number| listing.entry_is_sound(number).is_some()).then_some(())?;
         (listing.record(ROOT)?.node.kind == Kind::Folder).then_some(listing)
@@ -195,7 +202,8 @@ impl Listing {
         let range = self.entries(entry.folder)?;
         let before = number.checked_sub(1).filter(|before| range.contains(before));
         let sorted = before.is_none_or(|before| self.entry(before).is_some_and(|e| e.name < entry.name));
-        let usable = !entry.name.is_empty() && !entry.name.iter().any(|byte| matches!(byte, 0 | b'/'));
+        let usable = !matches!(entry.name, b"" | b"." | b"..")
+            && !entry.name.iter().any(|byte| matches!(byte, 0 | b'/'));
         let record = self.record(entry.inode)?;
         let one_name = record.node.kind != Kind::Folder || record.entry == number;
         (range.contains(&number) && sorted && usable && one_name).then_some(())
@@ -209,6 +217,12 @@ impl Listing {
         bytes.reserve(usize::try_from(size).unwrap_or(0));
         file.rewind().and_then(|()| file.read_to_end(&mut bytes)).doing("reading the listing of the tree")?;
         Listing::from_bytes(bytes)
+    }
+
+    /// Reads a file with the bytes of a listing.
+    pub fn read(path: &Path) -> Result<Listing> {
+        let file = File::open(path).doing_to("opening the listing of a tree,", path)?;
+        Listing::from_file(file.into())
     }
 
     /// The bytes, for another process.

@@ -11,10 +11,11 @@
 //! tree.rs        the trait Tree: what is served
 //! listing.rs     … as flat bytes that go from process to process;  builder.rs makes them
 //! stored.rs      … with the contents below a folder;  folder.rs lists a plain folder
+//! merge.rs       several trees as one, as overlayfs would show them
+//! checkout.rs    the tree as a folder of hard links
 //! readonly.rs    the file system for Metadata and Data;  kept.rs holds its open files
 //! cow/           the writable one
 //! device.rs      opening /dev/fuse, mounting, serving
-//! probe.rs       whether all of that works here
 //! ```
 //!
 //! # Who does what, in which order
@@ -32,22 +33,24 @@
 
 mod attributes;
 mod builder;
+mod checkout;
 mod cow;
 mod device;
 mod folder;
 mod kept;
 mod listing;
-mod probe;
+mod merge;
 mod readonly;
 mod stored;
 mod tree;
 
 pub use builder::{ListingBuilder, Metadata};
-pub use cow::serve_writable;
+pub(crate) use checkout::{check_out, give_metadata};
+pub use cow::{Syncs, serve_writable};
 pub use device::{Device, ServerHandle, serve};
 pub use folder::list_folder;
 pub use listing::Listing;
-pub use probe::{Obstacle, Refusal, Verdict, probe_data, probe_redirect};
+pub(crate) use merge::{merge, numbered, owned_links, with_mount_points, with_recorded_owners};
 pub use stored::StoredTree;
 pub use tree::{Entry, Kind, Node, ROOT, Tree};
 

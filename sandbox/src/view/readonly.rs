@@ -49,8 +49,11 @@ impl<T: Tree> ReadOnly<T> {
             more = each(&shown_name(name), value);
             more
         });
+        // An empty file has no content elsewhere.
+        let has_content = || self.tree.node(inode).is_some_and(|node| node.size > 0);
         if self.serve == Serve::Metadata
             && more
+            && has_content()
             && let Some(path) = self.tree.content_path(inode)
             && each(METACOPY, b"")
         {

@@ -6,7 +6,8 @@ use std::{
     io,
     ops::Range,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::{
@@ -21,19 +22,41 @@ use super::{
 use crate::error::{Doing, Result};
 
 /// A listing with the contents it refers to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredTree {
     listing: Listing,
-    contents: OwnedFd,
+    /// One folder; or, if content paths begin with their folder's number, several.
+    contents: Arc<Vec<OwnedFd>>,
+    numbered: bool,
+}
+
+/// Opens a folder of contents.
+pub(crate) fn open_contents(folder: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(folder, flags, Mode::empty()).doing_to("opening", folder)
 }
 
 impl StoredTree {
     /// `contents` is the folder that the listing's content paths are relative to, such as the
     /// `objects` of a repository.
     pub fn new(listing: Listing, contents: &Path) -> Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let contents = open(contents, flags, Mode::empty()).doing_to("opening", contents)?;
-        Ok(StoredTree { listing, contents })
+        Ok(StoredTree { listing, contents: Arc::new(vec![open_contents(contents)?]), numbered: false })
+    }
+
+    /// The tree that [`merge`](super::merge) gave, with the folder of each of its layers.
+    pub(crate) fn merged(listing: Listing, contents: &[PathBuf]) -> Result<Self> {
+        let folders: Result<Vec<_>> = contents.iter().map(|folder| open_contents(folder)).collect();
+        Ok(StoredTree { listing, contents: Arc::new(folders?), numbered: true })
+    }
+
+    /// The folder that a content path is in, and the path in it.
+    fn place<'a>(&self, path: &'a [u8]) -> Option<(&OwnedFd, &'a [u8])> {
+        if !self.numbered {
+            return self.contents.first().map(|folder| (folder, path));
+        }
+        let (number, rest) = path.split_at(path.iter().position(|&byte| byte == b'/')?);
+        let number: usize = std::str::from_utf8(number).ok()?.parse().ok()?;
+        self.contents.get(number).map(|folder| (folder, &rest[1..]))
     }
 
     /// The listing.
@@ -89,7 +112,8 @@ impl Tree for StoredTree {
 
     fn open(&self, inode: u64) -> io::Result<File> {
         let path = self.content_path(inode).ok_or(io::ErrorKind::NotFound)?;
+        let (folder, path) = self.place(path).ok_or(io::ErrorKind::NotFound)?;
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-        Ok(openat(&self.contents, OsStr::from_bytes(path), flags, Mode::empty())?.into())
+        Ok(openat(folder, OsStr::from_bytes(path), flags, Mode::empty())?.into())
     }
 }

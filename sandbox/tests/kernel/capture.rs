@@ -273,7 +273,7 @@ fn fixups() {
     tree.write("var/object", "of a repository\n");
     fs::hard_link(tree.base().join("var/object"), tree.path().join("repository")).expect("linked");
     let fixup = |path: &str, uid, gid, mode| Fixup { path: path.into(), uid, gid, mode, xattrs: Vec::new() };
-    let mut plan = tree.plan();
+    let mut plan = tree.folder_plan();
     let start = |plan: &mut Plan, entries| {
         plan.fixups = Some(Fixups { layer: tree.base(), entries });
         Session::start(plan)

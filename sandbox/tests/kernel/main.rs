@@ -2,8 +2,9 @@
 //!
 //! Run as an unprivileged user it tests that. Run as root it tests everything twice: as root, and as
 //! the account that `TREESTRAP_TEST_USER` names (default: the first one with a subuid range; one is
-//! made if there is none). `TREESTRAP_TESTS_MUST_RUN=userns,overlay,binfmt` turns a skip into a
-//! failure. Arguments: parts of names of the tests to run.
+//! made if there is none). Each time they are run with a folder as the base layer, and then with a
+//! stored tree in each view (`TREESTRAP_TEST_VIEW=fuse`: in that one). `TREESTRAP_TESTS_MUST_RUN=userns,
+//! overlay,fuse,binfmt` turns a skip into a failure. Arguments: parts of names of the tests to run.
 //!
 //! What is needed: merged /usr on the host (its programs are the sandbox's), uidmap; for the tests of
 //! foreign binaries apt with sources of the real archive.
@@ -16,6 +17,7 @@ mod foreign;
 mod lifecycle;
 mod single;
 mod support;
+mod views;
 
 use std::process::ExitCode;
 
@@ -27,14 +29,7 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[
-            commands::TESTS,
-            calls::TESTS,
-            single::TESTS,
-            capture::TESTS,
-            escape::TESTS,
-            lifecycle::TESTS,
-            foreign::TESTS,
-        ],
+        &[commands::TESTS, calls::TESTS, single::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS],
+        &[views::TESTS, foreign::TESTS],
     )
 }

@@ -7,31 +7,65 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{Command as Host, ExitCode},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
-use sandbox::{Change, Command, Entry, Mount, Plan, Session, Source, Status, Stdio};
+use sandbox::{
+    Change, Command, Entry, Fixup, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
+    view::{self, ListingBuilder, ROOT, list_folder},
+};
 use tempfile::TempDir;
 
 /// A test: its name, what it cannot do without, itself.
 pub(crate) type Test = (&'static str, &'static [&'static str], fn());
 
-/// Runs the tests whose names match; as root, also as a user.
-pub(crate) fn run(arguments: &[String], groups: &[&[Test]]) -> ExitCode {
+/// Names the view that tests are run in: `folders`, or one of a stored tree. Roles inherit it.
+const VIEW: &str = "TREESTRAP_TEST_VIEW";
+
+/// How the base layer is shown: none, a folder as it is.
+pub(crate) fn view() -> Option<View> {
+    let name = std::env::var(VIEW).ok()?;
+    View::PREFERENCE.into_iter().find(|view| view.name() == name)
+}
+
+/// Runs the tests whose names match; as root, also as a user. `groups` in every view, `once` in one.
+pub(crate) fn run(arguments: &[String], groups: &[&[Test]], once: &[&[Test]]) -> ExitCode {
     let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        groups.iter().flat_map(|group| group.iter()).for_each(|(name, ..)| println!("{name}: test"));
+        let all = groups.iter().chain(once).flat_map(|group| group.iter());
+        all.for_each(|(name, ..)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    let who = if nix::unistd::geteuid().is_root() { "root" } else { "user" };
+    let is_root = nix::unistd::geteuid().is_root();
+    if std::env::var_os(VIEW).is_none() {
+        // Each view in a process of its own, so that nothing of one is left for the next.
+        let views = ["folders"].into_iter().chain(View::PREFERENCE.map(View::name));
+        let ok = views.map(|view| {
+            let mut again = Host::new("/proc/self/exe");
+            again.args(arguments).env(VIEW, view).status().expect("it starts").success()
+        });
+        let ok = ok.fold(true, |all, one| all & one);
+        return if ok & (!is_root || again_as_user(arguments)) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    let all: Vec<&[Test]> = match view() {
+        None => groups.iter().chain(once).copied().collect(),
+        Some(_) => groups.to_vec(),
+    };
+    let who = if is_root { "root" } else { "user" };
+    let who = format!("{who}, {}", view().map_or("folders", View::name));
     let must_run = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
     let missing = what_is_missing();
     let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
-    for (name, needs, test) in groups.iter().flat_map(|group| group.iter()) {
+    for (name, needs, test) in all.into_iter().flatten() {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
         // The kernel exempts the host's root: there is nothing to test.
-        if who == "root" && needs.contains(&"process-limit") {
+        if is_root && needs.contains(&"process-limit") {
             continue;
         }
         if let Some((what, why)) = missing.iter().find(|(what, _)| needs.contains(what)) {
@@ -51,8 +85,7 @@ pub(crate) fn run(arguments: &[String], groups: &[&[Test]]) -> ExitCode {
         if ok { passed += 1 } else { failed.push(*name) }
     }
     println!("{who}: {passed} passed, {} failed {failed:?}, {skipped} skipped", failed.len());
-    let as_user = if who == "root" { again_as_user(arguments) } else { true };
-    if failed.is_empty() && as_user { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What tests may need and this machine has not, with the reason.
@@ -60,9 +93,12 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
     let mut missing = Vec::new();
     if let Err(error) = Session::start(&Tree::new().plan()) {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        for what in ["userns", "overlay"] {
-            missing.push((what, format!("{error}{hint}")));
+        let is_fuse = error.step() == Some(sandbox::Step::Fuse);
+        for what in if is_fuse { &["fuse", "userns"][..] } else { &["userns", "overlay", "fuse"] } {
+            missing.push((*what, format!("{error}{hint}")));
         }
+    } else if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        missing.push(("fuse", format!("/dev/fuse: {error}")));
     }
     if !Path::new("/usr/bin/python3").exists() {
         missing.push(("python", "there is no python3 on this machine".to_owned()));
@@ -99,7 +135,17 @@ fn again_as_user(arguments: &[String]) -> bool {
     }
     // setpriv clears the environment, and env puts back what the tests look at.
     let must_run = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
-    let status = Host::new("setpriv")
+    // The user finds a /dev/fuse that it may open, which nobody else sees.
+    const OWN_DEVICE: &str = r#"
+        if [ -c /dev/fuse ]; then
+            mount -t tmpfs -o mode=755,size=64k tmpfs /mnt
+            mknod -m 666 /mnt/fuse c 10 229
+            mount --bind /mnt/fuse /dev/fuse
+            umount -l /mnt
+        fi
+        exec "$@""#;
+    let status = Host::new("unshare")
+        .args(["--mount", "--propagation", "private", "--", "sh", "-euc", OWN_DEVICE, "sh", "setpriv"])
         .args(["--reuid", &user, "--regid", &group_of(&user), "--clear-groups", "--reset-env", "env"])
         .arg(format!("TREESTRAP_TESTS_MUST_RUN={must_run}"))
         .arg(format!("TREESTRAP_TEST_CACHE={}", crate::foreign::cache().display()))
@@ -162,8 +208,14 @@ impl Tree {
 
     /// A plan for it.
     pub(crate) fn plan(&self) -> Plan {
-        let mut plan = Plan::new(vec![self.base()], self.work());
-        plan.mounts.push(Mount { target: b"usr".to_vec(), source: Source::ReadOnly("/usr".into()) });
+        plan(&self.base(), &self.work())
+    }
+
+    /// A plan for it as a folder, whatever view is being tested.
+    pub(crate) fn folder_plan(&self) -> Plan {
+        let mut plan = self.plan();
+        plan.layers = vec![Layer::Folder(self.base())];
+        plan.view = None;
         plan
     }
 
@@ -178,6 +230,79 @@ impl Tree {
         let paths = entries.map(|entry| entry.expect("an entry").path());
         paths.filter(|path| path.is_dir()).collect()
     }
+}
+
+/// A plan for a base layer in the view that is being tested, with the host's programs.
+pub(crate) fn plan(base: &Path, work: &Path) -> Plan {
+    let mut plan = Plan::new(Vec::new(), work);
+    plan.mounts.push(Mount { target: b"usr".to_vec(), source: Source::ReadOnly("/usr".into()) });
+    plan.view = view();
+    plan.layers.push(match plan.view {
+        None => Layer::Folder(base.to_owned()),
+        Some(_) => stored(base),
+    });
+    plan
+}
+
+/// A folder as a stored tree. What is the caller's there is root's inside.
+pub(crate) fn stored(folder: &Path) -> Layer {
+    stored_with(folder, &[])
+}
+
+/// The same with other metadata for some of the paths.
+pub(crate) fn stored_with(folder: &Path, fixups: &[Fixup]) -> Layer {
+    let listing = list_folder(folder).expect("a listing");
+    let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let metadata = |inode, path: &[u8]| {
+        let node = listing.node(inode).expect("a node");
+        let mut xattrs = Vec::new();
+        listing.xattrs(inode, &mut |name, value| {
+            xattrs.push((name.to_vec(), value.to_vec()));
+            true
+        });
+        let own = |id, own| if id == own { 0 } else { id };
+        let fixup = fixups.iter().find(|fixup| fixup.path == path);
+        xattrs.extend(fixup.into_iter().flat_map(|fixup| fixup.xattrs.clone()));
+        sandbox::view::Metadata {
+            uid: fixup.map_or(own(node.uid, uid), |fixup| fixup.uid),
+            gid: fixup.map_or(own(node.gid, gid), |fixup| fixup.gid),
+            mode: fixup.map_or(node.permissions.into(), |fixup| fixup.mode),
+            modified: node.modified,
+            modified_nanoseconds: node.modified_nanoseconds,
+            xattrs,
+        }
+    };
+    let mut builder = ListingBuilder::new(&metadata(ROOT, b"")).expect("a builder");
+    let mut made = std::collections::HashMap::from([(ROOT, ROOT)]);
+    let mut paths = std::collections::HashMap::from([(ROOT, Vec::new())]);
+    for entry in (0..listing.entry_count()).map(|number| listing.entry(number).expect("an entry")) {
+        let (parent, name) = (made[&entry.folder], entry.name);
+        if let Some(&first) = made.get(&entry.inode) {
+            builder.link(parent, name, first).expect("added");
+            continue;
+        }
+        let slash: &[u8] = if entry.folder == ROOT { b"" } else { b"/" };
+        let path = [paths[&entry.folder].as_slice(), slash, name].concat();
+        let (node, metadata) = (listing.node(entry.inode).expect("a node"), metadata(entry.inode, &path));
+        paths.insert(entry.inode, path);
+        let inode = match node.kind {
+            view::Kind::Folder => builder.folder(parent, name, &metadata),
+            view::Kind::File => {
+                let content = listing.content_path(entry.inode).expect("a content");
+                builder.file(parent, name, &metadata, node.size, content)
+            }
+            view::Kind::Symlink => {
+                builder.symlink(parent, name, &metadata, listing.target(entry.inode).expect("a target"))
+            }
+            kind => builder.special(parent, name, kind, &metadata),
+        };
+        made.insert(entry.inode, inode.expect("added"));
+    }
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let mut path = folder.as_os_str().to_owned();
+    path.push(format!(".{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    fs::write(&path, builder.finish().expect("a listing").as_bytes()).expect("written");
+    Layer::Stored(Stored { listing: path.into(), contents: folder.to_owned() })
 }
 
 impl Drop for Tree {

@@ -214,6 +214,9 @@ impl Output {
             {
                 Some(explanation(image, accelerated))
             }
+            Event::Enforced { image, summary, .. } if self.options.verbosity == Verbosity::Verbose => {
+                Some(format!("{image}: {}", printable(summary)))
+            }
             Event::Detail { about: of, message } if self.options.verbosity == Verbosity::Verbose => {
                 Some(format!("{}{}", about(of), printable(message)))
             }

@@ -53,8 +53,11 @@ impl Bars {
                 }
             }
             Event::Finished { image, stage, .. } => self.replace((image.clone(), *stage), None),
-            Event::Accelerated { .. } | Event::Warning { .. } | Event::Note { .. } | Event::Detail { .. } => {
-            }
+            Event::Accelerated { .. }
+            | Event::Enforced { .. }
+            | Event::Warning { .. }
+            | Event::Note { .. }
+            | Event::Detail { .. } => {}
         }
     }
 
@@ -145,9 +148,11 @@ impl Lines {
                 self.running.remove(&(image.clone(), *stage));
                 None
             }
-            Event::Accelerated { .. } | Event::Warning { .. } | Event::Note { .. } | Event::Detail { .. } => {
-                None
-            }
+            Event::Accelerated { .. }
+            | Event::Enforced { .. }
+            | Event::Warning { .. }
+            | Event::Note { .. }
+            | Event::Detail { .. } => None,
         }
     }
 }

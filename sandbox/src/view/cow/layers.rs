@@ -29,7 +29,10 @@ use super::super::{
     Owners,
     tree::{Kind, ROOT, Tree},
 };
-use super::upper::{self, Child, Upper};
+use super::{
+    acl,
+    upper::{self, Child, Upper},
+};
 
 /// The first inode number of what the tree does not have.
 const FIRST_UPPER: u64 = 1 << 32;
@@ -269,7 +272,7 @@ impl<T: Tree> Layers<T> {
         &mut self,
         folder: u64,
         name: &[u8],
-        mode: u32,
+        (mode, umask): (u32, u32),
         owner: (u32, u32),
         make: impl FnOnce(BorrowedFd<'_>, &OsStr) -> nix::Result<()>,
     ) -> nix::Result<u64> {
@@ -287,12 +290,22 @@ impl<T: Tree> Layers<T> {
             _ => {}
         }
         let hides = self.lower_entry(&located, name).is_some();
+        let is_link = mode & libc::S_IFMT == libc::S_IFLNK;
+        let default = if is_link { None } else { upper::attribute(above.as_fd(), acl::DEFAULT.to_bytes())? };
+        let created = default.as_deref().and_then(|default| acl::create(default, mode));
+        let created = created.unwrap_or(acl::Created { mode: mode & !umask, access: None });
         let ready = |fd: BorrowedFd<'_>| {
             if self.owners == Owners::Real {
                 upper::set_owner(fd, Some(owner.0), Some(group))?;
             }
-            if mode & libc::S_IFMT != libc::S_IFLNK {
-                self.upper.set_mode(fd, mode)?;
+            if let Some(access) = &created.access {
+                upper::set_attribute(fd, acl::ACCESS.to_bytes(), access, 0)?;
+            }
+            if let Some(default) = default.as_deref().filter(|_| is_new_folder) {
+                upper::set_attribute(fd, acl::DEFAULT.to_bytes(), default, 0)?;
+            }
+            if !is_link {
+                self.upper.set_mode(fd, created.mode)?;
             }
             if is_new_folder && hides { upper::make_opaque(fd) } else { Ok(()) }
         };
@@ -402,6 +415,25 @@ impl<T: Tree> Layers<T> {
             self.make_nameless(replaced.id);
         }
         Ok(())
+    }
+
+    /// Exchanges two names. Folders that the tree has a part in stay where they are, as in
+    /// [`rename`](Layers::rename).
+    pub(super) fn exchange(&mut self, a: (u64, &[u8]), b: (u64, &[u8])) -> nix::Result<()> {
+        let mut moved = Vec::new();
+        for (folder, name) in [a, b] {
+            let found = self.find(folder, name)?.ok_or(Errno::ENOENT)?;
+            if found.is_folder && self.locate(found.id)?.lower.is_some() {
+                return Err(Errno::EXDEV);
+            }
+            moved.push((self.copy_up(found.id, false)?, self.copy_up(folder, false)?, found.is_folder));
+        }
+        for ((node, _, is_folder), target) in moved.iter().zip([b.0, a.0]) {
+            if *is_folder && self.locate(target)?.lower.is_some() {
+                upper::make_opaque(node.as_fd())?;
+            }
+        }
+        upper::exchange((moved[0].1.as_fd(), a.1), (moved[1].1.as_fd(), b.1))
     }
 
     /// What a folder shows: number, file type bits, name. A number here is a hint only.

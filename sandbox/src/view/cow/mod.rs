@@ -12,11 +12,11 @@
 //!
 //! Every name and attribute goes through this one mount, so the kernel caches them for good; only
 //! what the upper folder's own file system does by itself (times on writing) it is told again.
-//! fsync(2) does nothing: the upper folder is thrown away on failure.
 //!
-//! What it does not have: device nodes, `RENAME_EXCHANGE`, inheritance of default access control
-//! lists, `O_TMPFILE`, and locks or changes visible to anybody but through this mount.
+//! What it does not have: device nodes, `O_TMPFILE`, and locks or changes visible to anybody but through
+//! this mount.
 
+mod acl;
 mod layers;
 mod upper;
 
@@ -67,6 +67,15 @@ use crate::error::{Doing, Result};
 use layers::{Layers, errno};
 use upper::Upper;
 
+/// What fsync(2) and its kin do, and with them writes with `O_SYNC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syncs {
+    /// Nothing: for an upper folder that is thrown away on failure.
+    Nothing,
+    /// They reach the disk.
+    Real,
+}
+
 /// Serves `tree` with changes kept in the folder `upper`; `work` is an empty folder on the same file
 /// system. The device must have been mounted writable. What the folder already holds, of an earlier
 /// session, is shown.
@@ -79,6 +88,7 @@ pub fn serve_writable(
     upper: &Path,
     work: &Path,
     owners: Owners,
+    syncs: Syncs,
 ) -> Result<ServerHandle> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).doing("asking for the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).doing("raising the limit of open files")?;
@@ -88,7 +98,7 @@ pub fn serve_writable(
     let tree = Arc::new(tree);
     let layers = Layers::new(Arc::clone(&tree), folder, Arc::clone(&shared), owners)
         .doing_to("reading the attributes of", upper)?;
-    let cow = Cow::new(tree, shared, layers, owners);
+    let cow = Cow::new(tree, shared, layers, owners, syncs);
     let kernel = Arc::clone(&cow.kernel);
     device::start_notifying(device, cow, |notifier| drop(kernel.set(notifier)))
 }
@@ -105,6 +115,7 @@ struct Cow<T> {
     upper: Arc<Upper>,
     layers: Mutex<Layers<T>>,
     owners: Owners,
+    syncs: Syncs,
     files: KeptFiles,
     folders: Mutex<HashMap<u64, Shown>>,
     next: AtomicU64,
@@ -127,12 +138,13 @@ macro_rules! or_refuse {
 }
 
 impl<T: Tree> Cow<T> {
-    fn new(tree: Arc<T>, upper: Arc<Upper>, layers: Layers<T>, owners: Owners) -> Self {
+    fn new(tree: Arc<T>, upper: Arc<Upper>, layers: Layers<T>, owners: Owners, syncs: Syncs) -> Self {
         Cow {
             tree,
             upper,
             layers: Mutex::new(layers),
             owners,
+            syncs,
             files: KeptFiles::new(),
             folders: Mutex::default(),
             next: AtomicU64::new(1),
@@ -196,7 +208,7 @@ impl<T: Tree> Cow<T> {
         &self,
         request: &Request,
         (folder, name): (INodeNo, &OsStr),
-        mode: u32,
+        (mode, umask): (u32, u32),
         make: impl FnOnce(std::os::fd::BorrowedFd<'_>, &OsStr) -> nix::Result<()>,
     ) -> nix::Result<FileAttr> {
         if name.len() > libc::NAME_MAX as usize {
@@ -204,7 +216,7 @@ impl<T: Tree> Cow<T> {
         }
         let mut layers = self.layers();
         let owner = (request.uid(), request.gid());
-        let made = layers.create(folder.0, name.as_bytes(), mode, owner, make)?;
+        let made = layers.create(folder.0, name.as_bytes(), (mode, umask), owner, make)?;
         self.enter(&mut layers, made)
     }
 
@@ -333,6 +345,19 @@ impl<T: Tree> Cow<T> {
         Ok(list)
     }
 
+    /// fsync(2), or fdatasync(2) if `data` alone.
+    fn sync(&self, id: u64, data: bool) -> nix::Result<()> {
+        if self.syncs == Syncs::Nothing {
+            return Err(Errno::ENOSYS); // success, that the kernel does not ask for again
+        }
+        let located = self.layers().locate(id)?;
+        let Some(fd) = located.upper else { return Ok(()) }; // nothing of it has changed
+        let flags =
+            if upper::is_folder(&upper::status(fd.as_fd())?) { OFlag::O_DIRECTORY } else { OFlag::empty() };
+        let file = self.upper.open(fd.as_fd(), OFlag::O_RDONLY | flags)?;
+        if data { file.sync_data() } else { file.sync_all() }.map_err(errno)
+    }
+
     /// The node's descriptor in the upper folder, to be changed.
     fn changed(&self, id: u64) -> nix::Result<Arc<OwnedFd>> {
         self.layers().copy_up(id, false)
@@ -391,6 +416,8 @@ impl<T: Tree> Filesystem for Cow<T> {
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_POSIX_ACL,
+            // A folder's default list takes the umask's place.
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
         ] {
             let _ = config.add_capabilities(wanted);
@@ -465,7 +492,7 @@ impl<T: Tree> Filesystem for Cow<T> {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         _: u32,
         reply: ReplyEntry,
     ) {
@@ -476,16 +503,24 @@ impl<T: Tree> Filesystem for Cow<T> {
             // No user namespace may make a device, and 0:0 would be a whiteout.
             _ => return reply.error(fuser::Errno::EPERM),
         };
-        let made = self.create_entry(request, (parent, name), mode, |work, path| {
+        let made = self.create_entry(request, (parent, name), (mode, umask), |work, path| {
             mknodat(work, path, kind, Mode::from_bits_truncate(0o600), 0)
         });
         let attributes = or_refuse!(reply, made);
         reply.entry(&FOREVER, &attributes, Generation(0));
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         let mode = libc::S_IFDIR | (mode & 0o7777);
-        let made = self.create_entry(request, (parent, name), mode, |work, path| {
+        let made = self.create_entry(request, (parent, name), (mode, umask), |work, path| {
             mkdirat(work, path, Mode::from_bits_truncate(0o700))
         });
         let attributes = or_refuse!(reply, made);
@@ -493,7 +528,7 @@ impl<T: Tree> Filesystem for Cow<T> {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let made = self.create_entry(request, (parent, name), libc::S_IFLNK | 0o777, |work, path| {
+        let made = self.create_entry(request, (parent, name), (libc::S_IFLNK | 0o777, 0), |work, path| {
             symlinkat(target, work, path)
         });
         let attributes = or_refuse!(reply, made);
@@ -520,7 +555,10 @@ impl<T: Tree> Filesystem for Cow<T> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if !RenameFlags::RENAME_NOREPLACE.contains(flags) {
+        if !flags.is_empty()
+            && flags != RenameFlags::RENAME_NOREPLACE
+            && flags != RenameFlags::RENAME_EXCHANGE
+        {
             return reply.error(fuser::Errno::EINVAL);
         }
         if new_name.len() > libc::NAME_MAX as usize {
@@ -528,6 +566,10 @@ impl<T: Tree> Filesystem for Cow<T> {
         }
         let mut layers = self.layers();
         let (from, to) = ((parent.0, name.as_bytes()), (new_parent.0, new_name.as_bytes()));
+        if flags == RenameFlags::RENAME_EXCHANGE {
+            or_refuse!(reply, layers.exchange(from, to));
+            return reply.ok();
+        }
         if !flags.is_empty() && or_refuse!(reply, layers.find(to.0, to.1)).is_some() {
             return reply.error(fuser::Errno::EEXIST);
         }
@@ -553,12 +595,12 @@ impl<T: Tree> Filesystem for Cow<T> {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         _: i32,
         reply: ReplyCreate,
     ) {
         let mode = libc::S_IFREG | (mode & 0o7777);
-        let made = self.create_entry(request, (parent, name), mode, Layers::<T>::make_file);
+        let made = self.create_entry(request, (parent, name), (mode, umask), Layers::<T>::make_file);
         let attributes = or_refuse!(reply, made);
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         reply.created(&FOREVER, &attributes, Generation(0), FileHandle(0), flags);
@@ -600,13 +642,14 @@ impl<T: Tree> Filesystem for Cow<T> {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    /// "Not implemented" is success that the kernel does not ask for again.
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
+        or_refuse!(reply, self.sync(inode.0, data));
+        reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn fsyncdir(&self, _: &Request, inode: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
+        or_refuse!(reply, self.sync(inode.0, data));
+        reply.ok();
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {

@@ -17,7 +17,7 @@ use std::{
 use nix::{
     dir::Dir,
     errno::Errno,
-    fcntl::{AtFlags, OFlag, open, openat, renameat},
+    fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2},
     sys::{
         stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, mknodat},
         time::TimeSpec,
@@ -252,6 +252,11 @@ pub(super) fn remove(folder: BorrowedFd<'_>, name: &[u8], is_folder: bool) -> ni
 /// Moves a name.
 pub(super) fn rename(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> nix::Result<()> {
     renameat(from.0, part(from.1), to.0, part(to.1))
+}
+
+/// Exchanges two names.
+pub(super) fn exchange(a: (BorrowedFd<'_>, &[u8]), b: (BorrowedFd<'_>, &[u8])) -> nix::Result<()> {
+    renameat2(a.0, part(a.1), b.0, part(b.1), RenameFlags::RENAME_EXCHANGE)
 }
 
 /// The target of a symbolic link.
