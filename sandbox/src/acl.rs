@@ -30,16 +30,6 @@ pub(crate) fn record_of(name: &[u8]) -> Option<&'static CStr> {
     NAMES.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours)
 }
 
-/// What an attribute is called in tier single.
-pub(crate) fn name_in_single<'a>(name: &'a [u8], value: &[u8]) -> &'a [u8] {
-    match record_of(name) {
-        Some(record) if Acl::decode(value).is_some_and(|acl| acl.named().any(|id| id != 0)) => {
-            record.to_bytes()
-        }
-        _ => name,
-    }
-}
-
 /// The kernel's attribute that this one stands for.
 pub(crate) fn name_of(record: &[u8]) -> Option<&'static [u8]> {
     NAMES.iter().find(|(_, ours)| ours.to_bytes() == record).map(|(theirs, _)| *theirs)

@@ -49,7 +49,7 @@ pub(crate) fn run(
         Ok((inside, held)) => {
             let view = prepared.server;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, commands, end_of_life, view, supervisor, running: None }.serve()
+                Server { plan, commands, end_of_life, supervisor, view, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -103,6 +103,13 @@ fn set_up(
             "user.max_user_namespaces cannot be set inside: the filter alone forbids namespaces".into(),
         );
     }
+    let processes = limit_processes(plan.limits.processes).then_some(plan.limits.processes);
+    if processes.is_none() {
+        degraded.push(
+            "the process limit does not hold for the host's root (kernel.pid_max of a namespace needs Linux 6.14)"
+                .into(),
+        );
+    }
     view.mask_proc().map_err(|error| error.at(Step::Proc))?;
     if let Some(uname) = &plan.uname {
         view.show_kernel(uname, folder).map_err(|error| error.at(Step::Proc))?;
@@ -115,10 +122,6 @@ fn set_up(
     process::set_domain_name(supervisor::NO_DOMAIN)
         .doing("setting the domain name")
         .map_err(|error| error.at(Step::Namespaces))?;
-    let processes = process_limit_holds().then_some(plan.limits.processes);
-    if processes.is_none() {
-        degraded.push("the process limit does not hold for the host's root".into());
-    }
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
     let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
@@ -176,6 +179,29 @@ fn filter_system_calls(
     }
 }
 
+/// Limits the processes and threads of the whole namespace; gives whether any limit holds. Before Linux
+/// 6.14, which gave pid namespaces a pid_max of their own, there is only RLIMIT_NPROC, one for each
+/// user inside: see [`execute`].
+fn limit_processes(most: u64) -> bool {
+    // Numbers below 300 are not given again when all are used up (RESERVED_PIDS in kernel/pid.c), and
+    // less than 301 cannot be set. They are skipped from the start where the kernel knows how to.
+    const RESERVED: u64 = 300;
+    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", RESERVED.to_string());
+    let highest = most.saturating_add(RESERVED).max(RESERVED + 1);
+    // An older kernel has only the host's, which the host's root could write from here: only then the
+    // version is looked at, since trying would do the harm.
+    let holds_anyway = process_limit_holds();
+    let may_try = holds_anyway || kernel_is_at_least(6, 14);
+    may_try && std::fs::write("/proc/sys/kernel/pid_max", highest.to_string()).is_ok() || holds_anyway
+}
+
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let Ok(system) = nix::sys::utsname::uname() else { return false };
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(a), Some(b)) if (a, b) >= (major, minor))
+}
+
 /// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
 /// (copy_process() in kernel/fork.c), whom pid 1 is when root itself called.
 fn process_limit_holds() -> bool {
@@ -211,10 +237,10 @@ impl Server<'_> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let children = SignalFd::with_flags(&child_signal, flags).doing("making a signal descriptor")?;
         loop {
-            // Where there is no supervisor, or nobody serves a view, the life line stands in: no more is
-            // said there.
-            let [view, supervisor] = [&self.view, &self.supervisor]
-                .map(|channel| channel.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd));
+            // Where nobody answers calls, or serves a view, the life line stands in, which is there in any
+            // case.
+            let supervisor = self.supervisor.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
+            let view = self.view.as_ref().map_or(self.end_of_life.as_fd(), AsFd::as_fd);
             let mut events = [
                 PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
                 PollFd::new(children.as_fd(), PollFlags::POLLIN),
@@ -228,7 +254,7 @@ impl Server<'_> {
             };
             let [command, child, view_died, end, unanswered] =
                 events.map(|event| event.any().unwrap_or(true));
-            if end || (unanswered && self.supervisor.is_some()) {
+            if end || unanswered {
                 return Ok(());
             }
             if view_died {

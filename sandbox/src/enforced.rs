@@ -43,7 +43,7 @@ pub enum View {
 impl View {
     /// All of them, in the order in which they are tried where none is asked for. docs/benchmarks.md
     /// has why.
-    pub const PREFERENCE: [View; 4] = [View::Checkout, View::Redirect, View::Fuse, View::FuseCow];
+    pub const PREFERENCE: [View; 4] = [View::Redirect, View::Fuse, View::Checkout, View::FuseCow];
 
     /// The name that serde has for it.
     pub fn name(self) -> &'static str {

@@ -21,7 +21,8 @@ use nix::{
 };
 
 use crate::{
-    Kind, acl,
+    Kind,
+    acl::{self, Acl},
     bytes::escape,
     enforced::Tier,
     error::{Doing, Error, Result},
@@ -97,13 +98,14 @@ fn set(file: &OwnedFd, is_link: bool, fixup: &Fixup, tier: Tier) -> nix::Result<
     fchmodat(nix::fcntl::AT_FDCWD, name.as_str(), mode, FchmodatFlags::FollowSymlink)?;
     for (attribute, value) in &fixup.xattrs {
         let attribute = CString::new(attribute.as_slice()).map_err(|_| Errno::EINVAL)?;
-        let place = Place::Descriptor(file.as_fd());
-        match acl::record_of(attribute.to_bytes()).filter(|_| tier == Tier::Single) {
-            Some(record) if acl::name_in_single(attribute.to_bytes(), value) == record.to_bytes() => {
-                xattr::set(place, record, value)?;
+        let foreign = |acl: &Acl| acl.named().any(|id| id != 0);
+        let attribute = match acl::record_of(attribute.to_bytes()) {
+            Some(record) if tier == Tier::Single && Acl::decode(value).as_ref().is_some_and(foreign) => {
+                record
             }
-            _ => xattr::set(place, &attribute, value)?,
-        }
+            _ => attribute.as_c_str(),
+        };
+        xattr::set(Place::Descriptor(file.as_fd()), attribute, value)?;
     }
     Ok(())
 }

@@ -19,8 +19,8 @@
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
+//! | `supervisor`, `owners`, `acl`, `recorded` | outside, answering system calls of those inside; records of owners |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
-//! | `supervisor`, `owners`, `acl` | outside, answering system calls of those inside; records of owners |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
 //! | `capabilities`, `seccomp` | what commands may do: tables |
@@ -60,6 +60,7 @@ mod monitor;
 mod owners;
 mod plan;
 mod protocol;
+mod recorded;
 mod root;
 mod seccomp;
 mod server;

@@ -32,8 +32,9 @@ use crate::{
     error::{Doing, Error, Kind, Result, Step},
     fixups,
     owners::{self, Owner, Remembered},
-    plan::{Layer, Plan, Stored, Work},
+    plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
+    recorded::recorded,
     server,
     stack::{OWNERS, Prepared, candidates, needs_server},
     supervisor::{self, OwnersElsewhere, Supervisor},
@@ -41,7 +42,7 @@ use crate::{
         process::{self, Fork},
         xattr::{self, Place},
     },
-    view::{Listing, ROOT, give_metadata, owned_links, with_recorded_owners},
+    view::{Listing, ROOT, give_metadata},
     work,
 };
 
@@ -209,8 +210,8 @@ impl Running {
             start,
             child: None,
             supervisor: None,
-            server: None,
             owners: None,
+            server: None,
             _lifeline: lifeline,
             _lock: lock,
             stays,
@@ -229,12 +230,7 @@ impl Running {
         if let Some(fixups) = &plan.fixups {
             fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
         }
-        let stored = stored_listing(plan).map_err(|error| error.at(Step::WorkFolder))?;
-        let links = stored.as_ref().map(owned_links).unwrap_or_default();
-        let listing = match (stored, tier) {
-            (Some(listing), Tier::Single) => Some(with_recorded_owners(&listing)?),
-            (listing, _) => listing,
-        };
+        let (listing, links) = stored_listing(plan, *tier).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
         let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
         let (supervisor, calls) = supervisor::start(&self.start, links, &others)?.unzip();
@@ -268,19 +264,26 @@ impl Running {
     }
 
     /// Kills pid 1, and with it everything in its namespace; returns when all of it is gone. Then
-    /// nobody looks at the view any more, and its server can go.
+    /// nobody asks the supervisor or looks at the view any more, and they can go.
     fn end_child(&mut self) -> Result<()> {
-        self.child.take().into_iter().for_each(end_process);
-        if let Some(mut supervisor) = self.supervisor.take() {
+        if let Some(child) = self.child.take() {
+            // The kernel lets pid 1 be reaped after the last process of its namespace.
+            end_process(child);
+        }
+        let supervisor = self.supervisor.take();
+        let has_ended = supervisor.is_some();
+        if let Some(mut supervisor) = supervisor {
             // It has seen pid 1 end and sends what it knows; nothing, if it has died.
             let owners = supervisor.control.receive::<OwnersElsewhere>();
             self.owners = owners.ok().flatten().map(|(answer, _)| answer.owners);
             end_process(Pid::from_raw(supervisor.pid));
-            if self.stays {
-                self.keep_owners()?;
-            }
         }
-        self.server.take().into_iter().for_each(end_process);
+        if let Some(server) = self.server.take() {
+            end_process(server);
+        }
+        if has_ended && self.stays {
+            self.keep_owners()?;
+        }
         Ok(())
     }
 
@@ -334,9 +337,8 @@ impl Running {
     }
 }
 
-/// Kills a child and waits for its end; pid 1's comes after the last process of its namespace.
+/// Kills a child of this process and waits for its end. It's not reaped yet, so the number is its own.
 fn end_process(process: Pid) {
-    // It is not reaped yet, so the number is still its own.
     let _ = kill(process, Signal::SIGKILL);
     while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
 }
@@ -351,10 +353,14 @@ fn remove(folder: &Path) -> Result<()> {
     work::remove(folder).doing_to("removing", folder)
 }
 
-/// The metadata of the plan's stored tree, if it has one.
-fn stored_listing(plan: &Plan) -> Result<Option<Listing>> {
-    let read = |stored: &Stored| Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan));
-    plan.stored()?.map(read).transpose()
+/// The metadata of the plan's stored tree, if it has one, and the owners that it does not carry.
+fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, Vec<(Vec<u8>, Owner)>)> {
+    let Some(stored) = plan.stored()? else { return Ok((None, Vec::new())) };
+    let listing = Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan))?;
+    match tier {
+        Tier::Full => Ok((Some(listing), Vec::new())),
+        Tier::Single => recorded(&listing).map(|(listing, links)| (Some(listing), links)),
+    }
 }
 
 /// The folders beside the lock: see [`crate::work`].

@@ -5,9 +5,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    View,
     bytes::escape,
-    enforced::Tier,
+    enforced::{Tier, View},
     error::{Error, Result},
 };
 
@@ -188,8 +187,9 @@ pub struct Binfmt {
 /// What commands may use up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Processes and threads of one user inside (`RLIMIT_NPROC`): a fork bomb ends here. Not
-    /// enforced by the kernel for the host's own root.
+    /// Processes and threads: a fork bomb ends here. From Linux 6.14 on of the whole sandbox
+    /// (`kernel.pid_max` of its pid namespace); before, of each user inside (`RLIMIT_NPROC`), which the
+    /// kernel does not apply to the host's own root.
     pub processes: u64,
     /// Bytes of private writable memory of one process (`RLIMIT_DATA`, counted so since Linux 4.7).
     pub memory: Option<u64>,

@@ -172,8 +172,8 @@ impl Session {
             inside.degraded.push(format!("tier single, and not full: {why}"));
         }
         let Start { plan, folder, .. } = *start;
-        let mapping = helper.mapping.clone();
-        let enforced = Enforced { tier: helper.tier, asked_view: plan.view, mapping, inside };
+        let (tier, mapping) = (helper.tier, helper.mapping.clone());
+        let enforced = Enforced { tier, asked_view: plan.view, mapping, inside };
         Ok(Session { helper, commands, enforced, plan, folder, over: None })
     }
 

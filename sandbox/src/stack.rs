@@ -33,7 +33,8 @@ pub(crate) struct Prepared {
     pub(crate) server: Option<Channel>,
 }
 
-/// Whose files a stored tree shows: with a range of ids mapped, their owners'.
+/// Whose files a stored tree shows: their owners'. In tier single the tree has been made root's before,
+/// with the owners on record: see `recorded`.
 pub(crate) const OWNERS: Owners = Owners::Real;
 
 /// The layers, mounted at `FOLDER/root`.
@@ -73,8 +74,7 @@ pub(crate) fn mount_layers(plan: &Plan, folder: &Path, prepared: &mut Prepared) 
     for view in candidates(plan)? {
         match attempt.mount(view) {
             Ok((root, volatile)) => {
-                let passed_over = refusals.iter().map(|(view, error)| format!("no view {view}: {error}"));
-                return Ok(Stack { root, view, volatile, passed_over: passed_over.collect() });
+                return Ok(Stack { root, view, volatile, passed_over: passed_over(&refusals) });
             }
             // That the plan is impossible, or the disk full, holds for all of them.
             Err(error) if error.kind() != Kind::Machine || error.errno() == Some(libc::ENOSPC) => {
@@ -87,6 +87,19 @@ pub(crate) fn mount_layers(plan: &Plan, folder: &Path, prepared: &mut Prepared) 
         }
     }
     Err(refused(refusals))
+}
+
+/// Why views were not taken; those with one cause in one sentence.
+fn passed_over(refusals: &[(View, Error)]) -> Vec<String> {
+    let same = refusals.chunk_by(|(_, a), (_, b)| a == b);
+    let names =
+        |views: &[(View, Error)]| views.iter().map(|(view, _)| view.name()).collect::<Vec<_>>().join(" or ");
+    let sentence = |views: &[(View, Error)]| {
+        let error = &views[0].1; // a chunk is never empty
+        let way_out = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("no view {}: {error}{way_out}", names(views))
+    };
+    same.map(sentence).collect()
 }
 
 /// One error of several: the first view's, which has the fewest needs or was asked for, with what the
@@ -281,4 +294,47 @@ fn first_bytes(file: &std::fs::File) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut std::io::Read::take(file, 4096), &mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(layers: Vec<Layer>, view: Option<View>) -> Plan {
+        Plan { layers, view, ..Plan::new(Vec::new(), "/w") }
+    }
+
+    #[test]
+    fn folders_have_two_views_and_stored_trees_four() {
+        let folder = || Layer::Folder("/f".into());
+        let stored = || Layer::Stored(Stored { listing: "/l".into(), contents: "/c".into() });
+        let of = |layers, view| candidates(&plan(layers, view)).ok();
+        assert_eq!(of(vec![folder(), stored()], None), Some(View::PREFERENCE.into()));
+        assert_eq!(of(vec![folder()], None), Some(vec![View::Checkout, View::FuseCow]));
+        assert_eq!(of(vec![folder()], Some(View::FuseCow)), Some(vec![View::FuseCow]));
+        assert_eq!(of(vec![stored()], Some(View::Fuse)), Some(vec![View::Fuse]));
+        for (layers, view) in
+            [(vec![folder()], Some(View::Redirect)), (vec![stored(), folder()], None), (vec![], None)]
+        {
+            assert_eq!(of(layers, view), None);
+        }
+    }
+
+    #[test]
+    fn one_cause_is_told_once() {
+        let closed = Error::machine("/dev/fuse is closed").with_hint("open it");
+        let old = Error::machine("the kernel is old");
+        let refusals =
+            [(View::Redirect, old.clone()), (View::Fuse, closed.clone()), (View::FuseCow, closed.clone())];
+        assert_eq!(
+            passed_over(&refusals),
+            [
+                "no view redirect: the kernel is old",
+                "no view fuse or fuse-cow: /dev/fuse is closed (open it)"
+            ]
+        );
+        let error = refused(vec![(View::Redirect, closed), (View::Checkout, old)]);
+        assert_eq!(error.to_string(), "/dev/fuse is closed; view checkout: the kernel is old");
+        assert_eq!(error.hint(), Some("open it"));
+    }
 }

@@ -97,14 +97,14 @@ impl Requirements {
         Ok(Requirements { view: asked.or(wanted), required, tier, acceleration })
     }
 
-    /// The tier that was asked for; none: the best that this machine can.
-    pub(super) fn tier(&self) -> Option<Tier> {
-        self.tier
-    }
-
     /// The view that was asked for; none: any.
     pub(super) fn view(&self) -> Option<View> {
         self.view
+    }
+
+    /// The tier that was asked for; none: the best that this machine can.
+    pub(super) fn tier(&self) -> Option<Tier> {
+        self.tier
     }
 
     /// Whether programs of a foreign image are to run natively.

@@ -17,6 +17,8 @@
 //!   control, in the root folder, and without arguments for `pgrep -f` to match.
 //! - It ends with the program, or with pid 1 of the namespace. It's never waited for.
 //!
+//! What remains is a process more of the program's user, which is there for a moment after the program.
+//!
 //! Where a process more cannot be had (RLIMIT_NPROC, a limit on pids), there is no note, and qemu
 //! runs the program as ever.
 #![allow(unsafe_code)]

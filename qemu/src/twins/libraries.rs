@@ -93,8 +93,16 @@ pub struct Closure {
     /// The packages whose libraries it uses.
     pub packages: BTreeSet<String>,
     /// Links that the host's library folder needs (name → path in the tree): libraries in folders
-    /// that the image has, too.
+    /// that the image has, too, and those to which update-alternatives(1) makes the link.
     pub links: BTreeMap<String, String>,
+}
+
+impl Closure {
+    /// Adds what another object needs.
+    pub fn add(&mut self, other: Closure) {
+        self.packages.extend(other.packages);
+        self.links.extend(other.links);
+    }
 }
 
 /// Why a twin would not start.
@@ -193,8 +201,34 @@ impl<'a> Resolver<'a> {
             links.insert(name.to_owned(), path);
             return Ok(found);
         }
-        let found = self.tree.object(&format!("{triplet_folder}/{name}")).ok_or_else(missing)?;
-        if found.object.identity() == self.host.identity { Ok(found) } else { Err(missing()) }
+        if let Some(found) = self.tree.object(&format!("{triplet_folder}/{name}")) {
+            return if found.object.identity() == self.host.identity { Ok(found) } else { Err(missing()) };
+        }
+        let (path, found) = self.alternative(&triplet_folder, name).ok_or_else(missing)?;
+        if self.image.is_some() {
+            links.insert(name.to_owned(), path);
+        }
+        Ok(found)
+    }
+
+    /// A library that packages have in folders of its own, so that one of them is chosen by
+    /// update-alternatives(1) when it is configured (`blas/libblas.so.3`). Of several none is taken:
+    /// which one the image chooses isn't known.
+    fn alternative(&self, triplet_folder: &str, name: &str) -> Option<(String, Found<'a>)> {
+        let below = format!("{triplet_folder}/");
+        let end = format!("/{name}");
+        let is_one = |path: &str| {
+            path.strip_prefix(&below).and_then(|rest| rest.strip_suffix(&end)).is_some_and(|folder| {
+                // Folders of modules have no libraries that others need.
+                !folder.is_empty() && !folder.contains('/')
+            })
+        };
+        let mut found =
+            self.tree.entries.range(below.as_str()..).take_while(|(path, _)| path.starts_with(&below));
+        let mut found = found.by_ref().filter(|(path, _)| is_one(path));
+        let (path, None) = (found.next()?.0, found.next()) else { return None };
+        let object = self.tree.object(path).filter(|found| found.object.identity() == self.host.identity)?;
+        Some(((*path).to_owned(), object))
     }
 }
 

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::Fingerprint;
 
 use super::{
-    TREE,
+    TREE, folder,
     inventory::{Entry, Object, Package},
-    libraries::{Missing, Resolver, Tree, join, merge_usr},
+    libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
     machine::Machine,
     perl,
@@ -102,6 +102,8 @@ pub enum Reason {
     Rewrite(String),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
+    /// Data that it reads or writes is laid out as in memory, and the machine's words are others.
+    Layout,
 }
 
 impl fmt::Display for Reason {
@@ -125,14 +127,14 @@ impl fmt::Display for Reason {
             }
             Reason::Modules(package) => write!(f, "modules of {package} were not to be had for this machine"),
             Reason::Rewrite(why) => write!(f, "no twin could be made: {why}"),
+            Reason::Layout => f.write_str("it reads or writes data as it is in the machine's memory"),
             Reason::ByteOrder => f.write_str("it reads or writes data in the machine's byte order"),
         }
     }
 }
 
 /// Decides for every program of `image`. `native` are packages for the host; `read` gives the
-/// content of a file of theirs (package, path), and is called for programs that become twins, and for
-/// what tells the architecture.
+/// content of a file of theirs (package, path), and is called for what will be in the twin tree.
 pub fn plan(
     image: &[Package<'_>],
     native: &[Package<'_>],
@@ -152,9 +154,10 @@ pub fn plan(
         for (path, object) in package.inventory.programs() {
             let fingerprint = object.fingerprint();
             let program = Program { fingerprint, package: package.name.to_owned(), path: path.to_owned() };
-            let mut twin = match &whole {
-                Ok(native) => judge.program(package, native, path, object),
-                Err(reason) => Err(reason.clone()),
+            let mut twin = match (&whole, policy.emulated(&machine.neutral(path))) {
+                (Err(Reason::NotInTable), Some(reason)) => Err(Reason::Table(reason.to_owned())),
+                (Err(reason), _) => Err(reason.clone()),
+                (Ok(native), _) => judge.program(package, native, path, object),
             };
             if let Ok(passed) = &twin
                 && let Err(why) = rewrite(&passed.path, &read(package.name, &passed.path)?, (machine, host))
@@ -164,15 +167,27 @@ pub fn plan(
             decided.push((program, twin));
         }
     }
+    let loaders = image.iter().flat_map(|package| {
+        let is_loader = |path: &str| path.rsplit('/').next() == machine.loader.rsplit('/').next();
+        let objects = package.inventory.objects().filter(move |(path, _)| is_loader(path));
+        objects.map(|(path, object)| (package.name.to_owned(), path.to_owned(), object.fingerprint()))
+    });
+    decided.extend(loaders.map(|(package, path, fingerprint)| {
+        let reason = "it is the image's loader, which ldd asks for a program's libraries";
+        (Program { fingerprint, package, path }, Err(Reason::Table(reason.to_owned())))
+    }));
     let mut result = Plan::default();
     result.add_all(decided, host);
     for package in native.iter().filter(|package| result.packages.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
-            // Where the name isn't found, perl tells the host's.
-            if *entry == Entry::Data
-                && perl::has_name(path, host)
-                && rewrite(path, &read(package.name, path)?, (machine, host)).is_ok()
+            // What is not in the tree, or has no paths that anything looks at.
+            if matches!(entry, Entry::Link(_)) || !path.starts_with("usr/") || path.starts_with("usr/share/")
             {
+                continue;
+            }
+            let content = read(package.name, path)?;
+            let names_host = perl::has_name(path, host) || folder::hide(&mut content.clone(), host);
+            if names_host && rewrite(path, &content, (machine, host)).is_ok() {
                 result.rewritten.insert(path.clone());
             }
         }
@@ -209,8 +224,8 @@ struct Judge<'a> {
 struct ModulePackages {
     /// Whose code loads the modules.
     loader: &'static str,
-    /// Those with modules and those with libraries of modules; or what is missing of them.
-    packages: Result<BTreeSet<String>, Reason>,
+    /// Those with modules and those with libraries of modules, and links to these; or what is missing.
+    packages: Result<Closure, Reason>,
 }
 
 impl ModulePackages {
@@ -221,7 +236,7 @@ impl ModulePackages {
         (machine, host): (&Machine, &Machine),
         resolver: &Resolver<'_>,
     ) -> Self {
-        let mut packages = BTreeSet::new();
+        let mut packages = Closure::default();
         let mut missing = None;
         for name in with_modules(image, modules.pattern, machine) {
             let package = native.iter().find(|package| package.name == name);
@@ -232,8 +247,8 @@ impl ModulePackages {
                 .collect();
             match found {
                 Ok(closures) if !closures.is_empty() => {
-                    packages.extend(closures.into_iter().flat_map(|closure| closure.packages));
-                    packages.insert(name.to_owned());
+                    closures.into_iter().for_each(|closure| packages.add(closure));
+                    packages.packages.insert(name.to_owned());
                 }
                 _ => missing = Some(Reason::Modules(name.to_owned())),
             }
@@ -270,10 +285,12 @@ impl<'a> Judge<'a> {
         if let Some(reason) = self.policy.emulated(&neutral) {
             return Err(Reason::Table(reason.to_owned()));
         }
-        if self.machine.identity.big_endian != self.host.identity.big_endian
-            && policy::in_byte_order(&neutral)
-        {
+        let (image, host) = (self.machine.identity, self.host.identity);
+        if image.big_endian != host.big_endian && policy::in_byte_order(&neutral) {
             return Err(Reason::ByteOrder);
+        }
+        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_memory(&neutral) {
+            return Err(Reason::Layout);
         }
         let found = native.inventory.programs().find(|(other, _)| self.host.neutral(other) == neutral);
         let (twin_path, twin) = found.ok_or(Reason::NoSuchProgram)?;
@@ -288,23 +305,18 @@ impl<'a> Judge<'a> {
         {
             return Err(Reason::Loader(loader.clone()));
         }
-        let closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
+        let mut closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
         if let Some(plug_in) = self.plug_in(native, path) {
             return Err(Reason::PlugIns(plug_in));
         }
-        let mut packages = closure.packages;
-        packages.insert(package.name.to_owned());
+        closure.packages.insert(package.name.to_owned());
         for modules in &self.modules {
-            if packages.iter().any(|name| matches(modules.loader, name)) {
-                packages.extend(modules.packages.clone()?);
+            if closure.packages.iter().any(|name| matches(modules.loader, name)) {
+                closure.add(modules.packages.clone()?);
             }
         }
-        Ok(Passed {
-            path: twin_path.to_owned(),
-            fingerprint: twin.fingerprint(),
-            packages,
-            links: closure.links,
-        })
+        let Closure { packages, links } = closure;
+        Ok(Passed { path: twin_path.to_owned(), fingerprint: twin.fingerprint(), packages, links })
     }
 
     /// A shared object of the package that the program may load, and that isn't where it would find
@@ -395,11 +407,12 @@ const LOCALE: &str = "usr/lib/locale/C.utf8";
 /// one whose byte order is its own.
 const OTHER_NAME: &str = "usr/lib/locale/C.UTF-8";
 
-/// What of the twin tree has to be seen at the paths that are built into native programs: the
-/// host's library folder, and modules whose names have the architecture in them.
+/// What of the twin tree has to be seen where native programs look for it: the host's library folder,
+/// and modules whose names have the architecture in them.
 fn mounts(native: &[Package<'_>], host: &Machine, used: &BTreeSet<String>) -> Vec<Mount> {
     let folder = format!("usr/lib/{}", host.triplet);
-    let mut result = vec![Mount { target: folder.clone(), source: folder.clone() }];
+    let target = folder::FOLDER.trim_start_matches('/').to_owned();
+    let mut result = vec![Mount { target, source: folder.clone() }];
     for package in native.iter().filter(|package| used.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
             let name = path.rsplit('/').next().unwrap_or(path);

@@ -141,12 +141,14 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libglib2.0-0*", "glib-compile-schemas in the library's folder"),
     ("gtk-update-icon-cache", "icon caches: the longest of all in desktop images"),
     ("libgtk-3-bin", "gtk-update-icon-cache's package before gtk 4"),
+    ("fontconfig", "fc-cache: half a minute for the fonts of a desktop"),
+    ("xfonts-utils", "mkfontscale, mkfontdir, update-fonts-dir"),
     ("install-info", "update-info-dir"),
     ("libxml2-utils", "xmlcatalog"),
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
+    ("dracut-install", "mkinitramfs copies programs and modules with it"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
-    // Not dracut-install, which mkinitramfs copies modules with since trixie: a hook of udev's takes
-    // every /usr/lib/*/libkmod.so.*, and so would put its twin's library into the initramfs.
+    ("dracut-install", "mkinitramfs copies modules and their firmware with it since trixie"),
     ("busybox*", "mkinitramfs asks it for its applets"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),
@@ -188,7 +190,6 @@ const EMULATED: &[(&str, &str)] = &[
     // What writes to a folder that is built in with the architecture's name in it.
     ("usr/sbin/iconvconfig", "it writes the cache of the gconv folder of its own architecture"),
     // What writes caches in a layout that depends on the machine.
-    ("usr/bin/fc-cache", "its caches have the layout, and the name, of its own architecture"),
 ];
 
 /// Files that packages have on some architectures only, which changes nothing for their programs.
@@ -231,6 +232,15 @@ pub(super) fn may_load(program: &str, object: &str) -> bool {
 /// another one, they stay emulated.
 const BYTE_ORDER: &[&str] =
     &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "usr/bin/od", "*/glib-compile-schemas"];
+
+/// Programs that read or write files laid out as in memory: the same where words and byte order are.
+/// fontconfig names its caches after that (`…-le64.cache-9`) and makes one where it finds none.
+const MEMORY: &[&str] = &["usr/bin/fc-*"];
+
+/// Whether the program's files are laid out as in memory; the path is a neutral one.
+pub(super) fn in_memory(path: &str) -> bool {
+    MEMORY.iter().any(|pattern| matches(pattern, path))
+}
 
 /// Whether the program's files have the machine's byte order; the path is a neutral one.
 pub(super) fn in_byte_order(path: &str) -> bool {

@@ -154,7 +154,7 @@ fn what_can_have_a_twin_has_one_and_the_rest_a_reason() {
     );
     let module = "usr/lib/python3.11/lib-dynload/_bz2.cpython-311-x86_64-linux-gnu.so";
     let mounts: Vec<_> = plan.mounts.iter().map(|mount| mount.target.as_str()).collect();
-    assert_eq!(mounts, ["usr/lib/x86_64-linux-gnu", module]);
+    assert_eq!(mounts, [".treestrap/lib", module]);
     // The module's library is in, too; nginx isn't.
     let packages: Vec<_> = plan.packages.iter().map(String::as_str).collect();
     let expected =
@@ -226,6 +226,28 @@ fn every_doubt_leaves_the_program_to_qemu() {
     }
 }
 
+/// A library to which a script makes the link, as libblas.so.3 has several: it is found if there is
+/// only one.
+#[test]
+fn a_library_that_is_an_alternative_has_a_link() {
+    let folder = "usr/lib/x86_64-linux-gnu";
+    let module = "usr/lib/python3.11/lib-dynload/_bz2.cpython-311-x86_64-linux-gnu.so";
+    for (folders, has_twin) in [(&["blas"][..], true), (&["blas", "openblas"], false)] {
+        let (twins, _, plan) = outcome("armhf", |_, native| {
+            edit(native, "libpython3.11-stdlib", module, |object| object.needed.push("libblas.so.3".into()));
+            for name in folders {
+                let object = library(&machine("amd64"), name);
+                let entries = &mut inventory(native, "libz1").entries;
+                entries.insert(format!("{folder}/{name}/libblas.so.3"), Entry::Object(Box::new(object)));
+            }
+        });
+        assert_eq!(twins.iter().any(|twin| twin == "usr/bin/python3.11"), has_twin, "{folders:?}");
+        let link = plan.links.get(&format!("{folder}/libblas.so.3")).map(String::as_str);
+        let target = format!("{TREE}/{folder}/blas/libblas.so.3");
+        assert_eq!(link, has_twin.then_some(target.as_str()));
+    }
+}
+
 #[test]
 fn another_version_is_no_twin() {
     let (image, host) = (&machine("arm64"), &machine("amd64"));
@@ -279,4 +301,42 @@ fn an_image_says_which_packages_are_wanted() {
             "python3.11-minimal: py3compile, py3clean",
         ]
     );
+}
+
+/// numpy's modules need libblas.so.3, which is a link of update-alternatives.
+#[test]
+fn a_library_that_is_an_alternative_is_found_where_there_is_one() {
+    let with_blas = |of: &mut Distribution, machine: &Machine, folders: &[&'static str]| {
+        let module = Object { needed: vec!["libblas.so.3".into()], ..library(machine, "module") };
+        let path = format!("usr/lib/python3/dist-packages/numpy/core.cpython-311-{}.so", machine.triplet);
+        let file = |path: String, object| Inventory {
+            entries: [(path, Entry::Object(Box::new(object)))].into_iter().collect(),
+        };
+        of.push(("python3-numpy", file(path, module)));
+        for folder in folders {
+            let path = format!("usr/lib/{}/{folder}/libblas.so.3", machine.triplet);
+            of.push((folder, file(path, library(machine, folder))));
+        }
+    };
+    let (armhf, amd64) = (machine("armhf"), machine("amd64"));
+    let outcome = |folders: &[&'static str]| {
+        outcome("armhf", |foreign, native| {
+            with_blas(foreign, &armhf, folders);
+            with_blas(native, &amd64, folders);
+        })
+    };
+    let (twins, _, plan) = outcome(&["blas"]);
+    assert!(twins.contains(&"usr/bin/python3.11".to_owned()));
+    assert!(plan.packages.contains("blas"));
+    let link = plan.links.get("usr/lib/x86_64-linux-gnu/libblas.so.3").map(String::as_str);
+    assert_eq!(link, Some("/.treestrap/twins/usr/lib/x86_64-linux-gnu/blas/libblas.so.3"));
+    let mut image = distribution(&armhf);
+    with_blas(&mut image, &armhf, &["blas"]);
+    let wanted = wanted(&packages(&image), &armhf, &Policy::default());
+    assert_eq!(wanted.get("blas").map(String::as_str), Some("libraries of python3-numpy"));
+
+    let (twins, rest, _) = outcome(&["blas", "openblas"]);
+    assert!(!twins.contains(&"usr/bin/python3.11".to_owned()));
+    let reason = "usr/bin/python3.11: modules of python3-numpy were not to be had for this machine";
+    assert!(rest.contains(&reason.to_owned()), "{rest:#?}");
 }

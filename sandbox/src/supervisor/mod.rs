@@ -127,8 +127,8 @@ pub(crate) struct Supervisor {
 }
 
 /// Starts the supervisor as a child of this process; pid 1 gets the socket that comes with it. None: no
-/// supervisor is needed. `others`: what the fork inherits and a supervisor must not keep open.
-/// `links`: whose the stored tree's links are, which cannot carry a record.
+/// supervisor is needed. `links`: owners of what can carry no record in a stored tree. `others`: what the
+/// fork inherits and a supervisor must not keep open.
 pub(crate) fn start(
     start: &Start,
     links: Vec<(Vec<u8>, Owner)>,

@@ -7,68 +7,34 @@ use super::{
     listing::Listing,
     tree::{Kind, ROOT},
 };
-use crate::{
-    acl,
-    error::{Error, Result},
-    owners::{Owner, RECORD},
-};
+use crate::error::{Error, Result};
 
 /// Merges trees, the topmost first: a name is what the first tree says that has it; folders show the
 /// entries of all trees down to the first where the name is something else. `content` makes the content
 /// path from a tree's number and the path there.
 pub(crate) fn merge(trees: &[Listing], content: &dyn Fn(usize, &[u8]) -> Vec<u8>) -> Result<Listing> {
+    rebuild(trees, content, &|_, metadata| metadata)
+}
+
+/// The tree with other metadata, which `change` makes.
+pub(crate) fn changed(tree: &Listing, change: &dyn Fn(Kind, Metadata) -> Metadata) -> Result<Listing> {
+    rebuild(std::slice::from_ref(tree), &|_, path| path.to_vec(), change)
+}
+
+fn rebuild(
+    trees: &[Listing],
+    content: &dyn Fn(usize, &[u8]) -> Vec<u8>,
+    change: &dyn Fn(Kind, Metadata) -> Metadata,
+) -> Result<Listing> {
     let roots: Vec<(usize, u64)> = (0..trees.len()).map(|tree| (tree, ROOT)).collect();
     let &(tree, root) = roots.first().ok_or_else(|| Error::plan("a sandbox needs at least one layer"))?;
-    let builder = ListingBuilder::new(&metadata(&trees[tree], root)?)?;
-    let mut merge = Merge { trees, content, metadata: &metadata, builder, made: HashMap::new() };
-    merge.all(roots)?;
-    merge.builder.finish()
-}
-
-/// The tree as tier single shows it: everything is root's, and whose it really is is recorded beside it,
-/// where there can be a record (see [`crate::owners`]).
-pub(crate) fn with_recorded_owners(tree: &Listing) -> Result<Listing> {
-    let recorded = |listing: &Listing, inode| {
-        let mut metadata = metadata(listing, inode)?;
-        let owner = Owner { uid: metadata.uid, gid: metadata.gid };
-        (metadata.uid, metadata.gid) = (0, 0);
-        let kind = listing.node(inode).map(|node| node.kind);
-        if matches!(kind, Some(Kind::File | Kind::Folder)) {
-            for (name, value) in &mut metadata.xattrs {
-                *name = acl::name_in_single(name, value).to_vec();
-            }
-            if owner != Owner::ROOT {
-                metadata.xattrs.push((RECORD.to_bytes().to_vec(), owner.encode()));
-            }
-        }
-        Ok(metadata)
-    };
-    let builder = ListingBuilder::new(&recorded(tree, ROOT)?)?;
-    let content = |_, path: &[u8]| path.to_vec();
-    let trees = std::slice::from_ref(tree);
-    let mut merge = Merge { trees, content: &content, metadata: &recorded, builder, made: HashMap::new() };
-    merge.all(vec![(0, ROOT)])?;
-    merge.builder.finish()
-}
-
-/// Whose the links of a tree are that are not root's, with their paths.
-pub(crate) fn owned_links(tree: &Listing) -> Vec<(Vec<u8>, Owner)> {
-    let (mut found, mut pending) = (Vec::new(), vec![(Vec::new(), ROOT)]);
-    while let Some((path, folder)) = pending.pop() {
-        for entry in tree.entries(folder).into_iter().flatten().filter_map(|number| tree.entry(number)) {
-            let Some(node) = tree.node(entry.inode) else { continue };
-            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-            let path = [path.as_slice(), slash, entry.name].concat();
-            let owner = Owner { uid: node.uid, gid: node.gid };
-            match node.kind {
-                Kind::Folder => pending.push((path, entry.inode)),
-                Kind::File => {}
-                _ if owner != Owner::ROOT => found.push((path, owner)),
-                _ => {}
-            }
-        }
+    let builder = ListingBuilder::new(&change(Kind::Folder, metadata(&trees[tree], root)?))?;
+    let mut merge = Merge { trees, content, change, builder, made: HashMap::new() };
+    let mut pending = vec![(ROOT, roots)];
+    while let Some((folder, sources)) = pending.pop() {
+        merge.folder(folder, &sources, &mut pending)?;
     }
-    found
+    merge.builder.finish()
 }
 
 /// Content paths for [`StoredTree::merged`](super::StoredTree::merged): `NUMBER/PATH`.
@@ -101,22 +67,13 @@ type Folder = (u64, Vec<(usize, u64)>);
 struct Merge<'a> {
     trees: &'a [Listing],
     content: &'a dyn Fn(usize, &[u8]) -> Vec<u8>,
-    metadata: &'a dyn Fn(&Listing, u64) -> Result<Metadata>,
+    change: &'a dyn Fn(Kind, Metadata) -> Metadata,
     builder: ListingBuilder,
     /// A tree's inode with several names → ours.
     made: HashMap<(usize, u64), u64>,
 }
 
 impl Merge<'_> {
-    /// Everything below the roots.
-    fn all(&mut self, roots: Vec<(usize, u64)>) -> Result<()> {
-        let mut pending = vec![(ROOT, roots)];
-        while let Some((folder, sources)) = pending.pop() {
-            self.folder(folder, &sources, &mut pending)?;
-        }
-        Ok(())
-    }
-
     fn folder(&mut self, folder: u64, sources: &[(usize, u64)], pending: &mut Vec<Folder>) -> Result<()> {
         let mut names: BTreeMap<&[u8], Vec<(usize, u64)>> = BTreeMap::new();
         for &(tree, inode) in sources {
@@ -131,7 +88,8 @@ impl Merge<'_> {
                 let folders: Vec<_> =
                     found.iter().copied().take_while(|source| kind(source) == Some(Kind::Folder)).collect();
                 let (tree, inode) = folders[0];
-                let made = self.builder.folder(folder, name, &(self.metadata)(&self.trees[tree], inode)?)?;
+                let metadata = (self.change)(Kind::Folder, metadata(&self.trees[tree], inode)?);
+                let made = self.builder.folder(folder, name, &metadata)?;
                 pending.push((made, folders));
             } else {
                 self.other(folder, name, found[0])?;
@@ -147,7 +105,8 @@ impl Merge<'_> {
         }
         let listing = &self.trees[tree];
         let missing = || Error::bug("a node of the listing is missing");
-        let (node, metadata) = (listing.node(inode).ok_or_else(missing)?, (self.metadata)(listing, inode)?);
+        let node = listing.node(inode).ok_or_else(missing)?;
+        let metadata = (self.change)(node.kind, metadata(listing, inode)?);
         let made = match node.kind {
             Kind::File => {
                 let content = (self.content)(tree, listing.content_path(inode).ok_or_else(missing)?);

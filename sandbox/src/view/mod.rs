@@ -50,7 +50,7 @@ pub use cow::{Syncs, serve_writable};
 pub use device::{Device, ServerHandle, serve};
 pub use folder::list_folder;
 pub use listing::Listing;
-pub(crate) use merge::{merge, numbered, owned_links, with_mount_points, with_recorded_owners};
+pub(crate) use merge::{changed, merge, numbered, with_mount_points};
 pub use stored::StoredTree;
 pub use tree::{Entry, Kind, Node, ROOT, Tree};
 

@@ -41,9 +41,9 @@ fn what_is_enforced_is_said() {
     assert!(enforced.inside.no_nested_namespaces, "{enforced:?}");
     let count = |ranges: &[sandbox::IdRange]| ranges.iter().map(|range| range.count).sum::<u32>();
     assert_eq!((count(&enforced.mapping.uids), count(&enforced.mapping.gids)), (65536, 65536));
-    let root = nix::unistd::geteuid().is_root();
-    assert_eq!(enforced.inside.processes, (!root).then_some(4096));
-    assert_eq!(enforced.inside.degraded.len(), usize::from(root), "{enforced:?}");
+    let limited = crate::support::process_limit_holds();
+    assert_eq!(enforced.inside.processes, limited.then_some(4096));
+    assert_eq!(enforced.inside.degraded.len(), usize::from(!limited), "{enforced:?}");
     let json = serde_json::to_string(enforced).expect("JSON");
     assert_eq!(&serde_json::from_str::<sandbox::Enforced>(&json).expect("and back"), enforced);
 }
@@ -194,6 +194,34 @@ fn fork_bomb() {
         script("i=0; while [ $i -lt 100 ]; do sleep 1000 >/dev/null 2>&1 & i=$((i+1)); done"),
     );
     assert!(text.contains("Cannot fork") || text.contains("Resource temporarily unavailable"), "{text}");
+    drop(session);
+    if !crate::support::pid_namespaces_have_limits() {
+        return; // each user has a limit of its own then
+    }
+    let mut session = Session::start(&plan).expect("another");
+    let text = output(
+        &mut session,
+        r#"python3 - <<'END'
+import os, signal
+children = []
+try:
+    for user in range(1000, 1100):
+        child = os.fork()
+        if child == 0:
+            os.setresuid(user, user, user)
+            signal.pause()
+        children.append(child)
+except OSError as e: print(e.strerror)
+print(len(children) < 50)
+for child in children: os.kill(child, 9)
+END"#,
+    );
+    assert_eq!(
+        text,
+        "Resource temporarily unavailable
+True",
+        "other users are no way out"
+    );
 }
 
 fn owners_are_real() {

@@ -24,6 +24,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("escape::calls_of_i386", &["userns", "i386"], calls_of_i386),
     ("escape::no_new_capabilities", &["userns"], no_new_capabilities),
     ("escape::the_caller_s_groups_are_gone", &["userns"], the_caller_s_groups_are_gone),
+    ("escape::descriptors_lead_nowhere", &["userns"], descriptors_lead_nowhere),
+    ("escape::signals_stay_inside", &["userns"], signals_stay_inside),
+    ("escape::links_in_a_kept_layer", &["userns"], links_in_a_kept_layer),
+    ("escape::links_that_change", &["userns"], links_that_change),
 ];
 
 /// A python program that has `call(number, …)` and says `name error` for each call.
@@ -258,4 +262,123 @@ fn the_caller_s_groups_are_gone() {
     let mut session = tree.session();
     assert_eq!(output(&mut session, "id -G; grep ^Groups /proc/self/status | tr -d '\\t '"), "0\nGroups:");
     assert_eq!(changes(&mut session).len(), 1);
+}
+
+/// What a command inherits, and what /proc shows of pid 1, is no way to a file of the host.
+fn descriptors_lead_nowhere() {
+    let tree = Tree::new();
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        r#"python3 - <<'END'
+import os
+# One descriptor is the listing's own.
+print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:3], len(os.listdir('/proc/self/fd')))
+for n in range(3):
+    try: os.fchdir(n); print('a folder', n)
+    except NotADirectoryError: pass
+for place in ('root', 'cwd', 'fd', 'fdinfo', 'map_files', 'exe', 'ns/mnt', 'task/1/root', 'mountinfo', 'mem'):
+    for do in (os.listdir, os.stat, lambda p: open(p, 'rb').read(1), lambda p: open(p + '/etc/escaped', 'w')):
+        try: do('/proc/1/' + place)
+        except OSError: continue
+        print(place)
+here = {open('/proc/self/mountinfo').read().count(word) for word in ('/dev/vda', '/dev/sda', 'ext4')}
+print(sorted(here))
+END"#,
+    );
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("[0, 1, 2] 4"), "{text}");
+    // That pid 1 exists is no secret; its folders can be looked at from outside only.
+    let harmless = ["fd", "fdinfo", "map_files", "ns/mnt", "task/1/root", "root", "cwd", "exe", "mem"];
+    for line in lines.filter(|line| !line.starts_with('[')) {
+        assert!(!line.starts_with("a folder"), "{text}");
+        assert!(harmless.contains(&line) || line == "mountinfo", "{text}");
+    }
+    assert!(!tree.base().join("etc/escaped").exists() && !std::path::Path::new("/etc/escaped").exists());
+}
+
+fn signals_stay_inside() {
+    let tree = Tree::new();
+    let mut outside = std::process::Command::new("sleep").arg("100").spawn().expect("it starts");
+    let mut session = tree.session();
+    let body = format!(
+        "for name, number, *rest in [('kill', 62, {0}, 9), ('tgkill', 234, {0}, {0}, 9), ('pidfd_open', 434, {0}, 0), ('all', 62, -1, 0)]: call(name, number, *rest)",
+        outside.id()
+    );
+    if cfg!(target_arch = "x86_64") {
+        let text = output(&mut session, &calls(&body));
+        assert!(text.starts_with("kill ESRCH\ntgkill ESRCH\npidfd_open ESRCH\n"), "{text}");
+    }
+    // Everybody but pid 1, as far as one sees.
+    let status = session.run(&script("sleep 100 & python3 -c 'import os; os.kill(-1, 9)'")).expect("it runs");
+    assert!(
+        matches!(status.outcome, sandbox::Outcome::Exited(0) | sandbox::Outcome::Signalled(9)),
+        "{status:?}"
+    );
+    assert!(outside.try_wait().expect("asked").is_none(), "it lives on");
+    assert_eq!(output(&mut session, "echo so does the session"), "so does the session");
+    outside.kill().and_then(|()| outside.wait()).expect("ended");
+}
+
+/// A layer whose folders were replaced by links to the host's: mounting and removing follow none.
+fn links_in_a_kept_layer() {
+    let tree = Tree::new();
+    let host = tree.path().join("host");
+    fs::create_dir_all(host.join("keep")).expect("made");
+    let kept = tree.path().join("kept");
+    let mut session = tree.session();
+    let text = output(
+        &mut session,
+        &format!(
+            "mkdir /root/links; for d in tmp run dev proc sys usr; do ln -s {0} /root/links/$d; done
+             rm -rf /home/ada; ln -s {0} /home/ada; ln -s {0}/../../../../../../../{0} /root/up; echo ready",
+            host.display()
+        ),
+    );
+    assert_eq!(text, "ready");
+    session.keep(&kept).expect("kept");
+    drop(session);
+    // As if a script had done it from below the mounts.
+    for name in ["tmp", "run"] {
+        let place = kept.join("upper").join(name);
+        let _ = fs::remove_dir_all(&place);
+        std::os::unix::fs::symlink(&host, &place).expect("linked");
+    }
+    let mut plan = tree.plan();
+    plan.work = sandbox::Work::Kept(kept.clone());
+    // It starts with the links resolved inside, or it does not start at all.
+    if let Ok(mut session) = sandbox::Session::start(&plan) {
+        output(&mut session, "touch /tmp/x /run/x 2>/dev/null || true; ls /home/ada/ 2>/dev/null || true");
+        drop(session);
+    }
+    sandbox::remove_kept(&kept).expect("removed");
+    let left: Vec<_> = fs::read_dir(&host).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["keep"], "nothing was written or removed there");
+}
+
+/// Processes that swap a folder and a link to the host's as fast as they can, while the session ends,
+/// lists its changes, and removes its folder.
+fn links_that_change() {
+    let tree = Tree::new();
+    let host = tree.path().join("host");
+    fs::create_dir(&host).expect("made");
+    fs::write(host.join("secret"), "the host's").expect("written");
+    for _ in 0..5 {
+        let mut session = tree.session();
+        output(
+            &mut session,
+            &format!(
+                r#"mkdir /etc/d; echo mine >/etc/d/secret; ln -s {0} /etc/l
+                   for i in 1 2; do setsid python3 -c '
+import ctypes
+libc = ctypes.CDLL(None)
+while True: libc.renameat2(-100, b"/etc/d", -100, b"/etc/l", 2)' >/dev/null 2>&1 & done; sleep 0.1"#,
+                host.display()
+            ),
+        );
+        let all = changes(&mut session);
+        assert!(!all.iter().any(|(_, content)| content.as_deref() == Some(b"the host's")));
+        session.close().expect("it closes");
+        assert_eq!(fs::read(host.join("secret")).expect("there"), b"the host's");
+    }
 }
