@@ -42,6 +42,9 @@ impl Owner {
 /// In a kept session's folder, what the supervisor remembered: a JSON list of [`Remembered`].
 pub(crate) const FILE: &str = "owners";
 
+/// Paths, without a leading slash, of what cannot carry a record, and whose it is.
+pub(crate) type Links = Vec<(Vec<u8>, Owner)>;
+
 /// The owner of a file that cannot carry a record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Remembered {
