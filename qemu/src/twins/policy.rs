@@ -148,7 +148,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
     ("dracut-install", "mkinitramfs copies programs and modules with it"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
-    ("dracut-install", "mkinitramfs copies modules and their firmware with it since trixie"),
     ("busybox*", "mkinitramfs asks it for its applets"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),
