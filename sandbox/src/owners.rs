@@ -39,6 +39,9 @@ impl Owner {
     }
 }
 
+/// Owners of files of a stored tree that cannot carry a record, by path.
+pub(crate) type OwnedLinks = Vec<(Vec<u8>, Owner)>;
+
 /// In a kept session's folder, what the supervisor remembered: a JSON list of [`Remembered`].
 pub(crate) const FILE: &str = "owners";
 

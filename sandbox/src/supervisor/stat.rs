@@ -78,6 +78,7 @@ impl Layout {
             s.st_ctime_nsec as u64,
         ];
         let short_times = times.map(|part| part as u32);
+        #[allow(clippy::unnecessary_cast)] // on arm64 they are narrower
         let (links, size) = (s.st_nlink as u64, s.st_size as u64);
         let (block_size, blocks) = (s.st_blksize as u64, s.st_blocks as u64);
         let Owner { uid, gid } = owner;
