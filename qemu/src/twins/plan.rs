@@ -102,8 +102,8 @@ pub enum Reason {
     Rewrite(String),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
-    /// Data that it reads or writes is laid out as in memory, and the machine's words are others.
-    Layout,
+    /// Data that it reads or writes depends on the size of the machine's words, which is another one.
+    Words,
 }
 
 impl fmt::Display for Reason {
@@ -127,7 +127,7 @@ impl fmt::Display for Reason {
             }
             Reason::Modules(package) => write!(f, "modules of {package} were not to be had for this machine"),
             Reason::Rewrite(why) => write!(f, "no twin could be made: {why}"),
-            Reason::Layout => f.write_str("it reads or writes data as it is in the machine's memory"),
+            Reason::Words => f.write_str("it reads or writes data that depends on the machine's words"),
             Reason::ByteOrder => f.write_str("it reads or writes data in the machine's byte order"),
         }
     }
@@ -291,8 +291,8 @@ impl<'a> Judge<'a> {
         if image.big_endian != host.big_endian && policy::in_byte_order(&neutral) {
             return Err(Reason::ByteOrder);
         }
-        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_memory(&neutral) {
-            return Err(Reason::Layout);
+        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_words(&neutral) {
+            return Err(Reason::Words);
         }
         let found = native.inventory.programs().find(|(other, _)| self.host.neutral(other) == neutral);
         let (twin_path, twin) = found.ok_or(Reason::NoSuchProgram)?;

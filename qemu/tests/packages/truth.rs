@@ -30,9 +30,11 @@ pub(crate) enum Truth {
     ByteOrder,
     /// As the host does where the device counts time with 32 bits (bookworm's 32-bit ports).
     Time,
+    /// As the host does where the device's words have 32 bits.
+    Words,
 }
 
-use Truth::{ByteOrder, Device, Host, Time, Uname};
+use Truth::{ByteOrder, Device, Host, Time, Uname, Words};
 
 /// Scripts, and what their output has to be.
 pub(crate) const QUESTIONS: &[(Truth, &str)] = &[
@@ -151,8 +153,10 @@ pub(crate) const QUESTIONS: &[(Truth, &str)] = &[
     (
         Device,
         "mkdir /tmp/c; cp /usr/share/ca-certificates/mozilla/A*.crt /tmp/c; openssl rehash /tmp/c; ls /tmp/c | sort; \
-        openssl x509 -noout -text -in /tmp/c/ACCVRAIZ1.crt | md5sum",
+        openssl x509 -noout -subject -dates -fingerprint -in /tmp/c/ACCVRAIZ1.crt",
     ),
+    // A serial number that fits into a long is told as a decimal one.
+    (Words, "openssl x509 -noout -text -in /usr/share/ca-certificates/mozilla/ACCVRAIZ1.crt"),
     (
         Device,
         "export PYTHONHASHSEED=0; python3 -m compileall -q -f /usr/lib/python3.*/json /usr/lib/python3.*/email; \
@@ -300,6 +304,7 @@ pub(crate) fn compare(
         let device = match truth {
             Device => true,
             ByteOrder => !big_endian,
+            Words => wide,
             Time => wide || suite != "bookworm",
             Uname | Host => false,
         };
