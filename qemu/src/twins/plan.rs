@@ -168,17 +168,9 @@ pub fn plan(
             decided.push((program, twin));
         }
     }
-    let loaders = image.iter().flat_map(|package| {
-        let is_loader = |path: &str| path.rsplit('/').next() == machine.loader.rsplit('/').next();
-        let objects = package.inventory.objects().filter(move |(path, _)| is_loader(path));
-        objects.map(|(path, object)| (package.name.to_owned(), path.to_owned(), object.fingerprint()))
-    });
-    decided.extend(loaders.map(|(package, path, fingerprint)| {
-        let reason = "it is the image's loader, which ldd asks for a program's libraries";
-        (Program { fingerprint, package, path }, Err(Reason::Table(reason.to_owned())))
-    }));
     let mut result = Plan::default();
     result.add_all(decided, host);
+    result.emulated.extend(loaders(image, machine));
     for package in native.iter().filter(|package| result.packages.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
             // Where the name isn't found, perl tells the host's.
@@ -199,6 +191,24 @@ pub fn plan(
         result.mounts.push(Mount { target: OTHER_NAME.to_owned(), source: LOCALE.to_owned() });
     }
     Ok(result)
+}
+
+/// The image's loader: no program of a package, and yet started.
+fn loaders(image: &[Package<'_>], machine: &Machine) -> Vec<Emulated> {
+    let reason =
+        Reason::Table("it is the image's loader, which ldd asks for a program's libraries".to_owned());
+    let mut result = Vec::new();
+    for package in image {
+        for (path, object) in package.inventory.objects() {
+            if path.rsplit('/').next() == machine.loader.rsplit('/').next() {
+                let fingerprint = object.fingerprint();
+                let program =
+                    Program { fingerprint, package: package.name.to_owned(), path: path.to_owned() };
+                result.push(Emulated { program, reason: reason.clone() });
+            }
+        }
+    }
+    result
 }
 
 /// A twin that passed.
