@@ -5,7 +5,7 @@
 //! cargo test -p qemu --test packages -- --ignored --nocapture
 //! ```
 //! `TREESTRAP_PACKAGES=trixie/riscv64,bookworm/armhf` picks sets, `TREESTRAP_TESTS_DIR` is where they
-//! go; what is there is not downloaded again.
+//! go; what is there is not downloaded again. `TREESTRAP_QUESTIONS=dpkg` asks only those with that in them.
 
 #[path = "../namespaces/mod.rs"]
 mod namespaces;
