@@ -53,6 +53,7 @@ check: setup-build
 
 bench: setup build
 	@tests/bench.sh $(RELEASE)
+	@tests/views.sh $(RELEASE)
 
 # Needs tests/setup.sh's account and the real archive; IMAGES names some of the sets.
 equality: setup build
@@ -70,4 +71,5 @@ install: build
 	$(RELEASE) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/treestrap
 	$(RELEASE) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_treestrap
 	$(RELEASE) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/treestrap.fish
+	install -D -m 0644 apparmor/treestrap $(DESTDIR)$(PREFIX)/share/treestrap/apparmor/treestrap
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/treestrap README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE

@@ -61,6 +61,7 @@ measure "dpkg -V" "dpkg -V"
 measure "copy up /usr/bin" "touch /usr/bin/*"
 measure "write 2000 files" "mkdir /root/new; cd /root/new; for i in \$(seq 2000); do echo \$i >\$i; done"
 measure "remove them" "rm -rf /root/new"
+measure "write 1 MiB with O_SYNC" "dd if=/dev/zero of=/root/synced bs=4k count=256 oflag=sync"
 '
 declare -A best
 note() { # column row microseconds
@@ -136,7 +137,7 @@ printf '\n|%s|' "$(printf -- '-%.0s' {1..33})"
 for _ in "${columns[@]}"; do printf -- '---------------:|'; done
 printf '\n'
 for row in "start, to the first instruction" "true, start to end" "find, cold" "find" "tar c, cold" "tar c" \
-    "dpkg -V, cold" "dpkg -V" "copy up /usr/bin" "write 2000 files" "remove them" "stage 2"; do
+    "dpkg -V, cold" "dpkg -V" "copy up /usr/bin" "write 2000 files" "remove them" "write 1 MiB with O_SYNC" "stage 2"; do
     case $row in *cold) [ "$(id -u)" = 0 ] || continue ;; esac
     printf '| %-31s |' "$row"
     for column in "${columns[@]}"; do

@@ -213,7 +213,18 @@ fn apparmor() -> Finding {
         Severity::Fatal,
         "AppArmor takes all rights from user namespaces of programs without a profile (kernel.apparmor_restrict_unprivileged_userns)",
     )
-    .remedy("sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+    .remedy(apparmor_profile(&std::env::current_exe().unwrap_or_else(|_| "/usr/bin/program".into())))
+}
+
+/// The commands that allow this program alone to make user namespaces. treestrap's source has the same
+/// as a file, apparmor/treestrap, for where packages install it.
+fn apparmor_profile(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let profile =
+        format!("abi <abi/4.0>, profile {name} \"{}\" flags=(unconfined) {{ userns, }}", program.display());
+    format!(
+        "echo '{profile}' | sudo tee /etc/apparmor.d/{name} && sudo apparmor_parser -r /etc/apparmor.d/{name} (or, for all programs: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)"
+    )
 }
 
 fn namespaces_used_up(system: &System) -> Finding {
@@ -363,6 +374,21 @@ fn interpreters(work: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_names_this_very_program() {
+        let text = apparmor_profile(Path::new("/opt/bin/treestrap"));
+        assert!(
+            text.contains("profile treestrap \"/opt/bin/treestrap\" flags=(unconfined) { userns, }"),
+            "{text}"
+        );
+        assert!(text.contains("apparmor_parser -r /etc/apparmor.d/treestrap"), "{text}");
+        // The file for packages says the same.
+        let file = include_str!("../../apparmor/treestrap");
+        for part in ["abi <abi/4.0>,", "profile treestrap ", "flags=(unconfined)", "userns,"] {
+            assert!(text.contains(part) && file.contains(part), "{part}");
+        }
+    }
 
     #[test]
     fn each_refusal_has_its_own_explanation() {

@@ -125,7 +125,7 @@ fn make(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Twi
     if let Some(package) = composed.packages.iter().find(|package| package.architecture == foreign.host.name)
     {
         return Err(Error::machine(format!(
-            "{} is a package of this machine's architecture, whose libraries twins would hide",
+            "{} is a package of this machine's architecture, whose modules twins would hide",
             package.qualified_name
         )));
     }

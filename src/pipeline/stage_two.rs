@@ -6,6 +6,7 @@ use std::{
     fs::File,
     os::unix::ffi::OsStringExt,
     path::Path,
+    time::Instant,
 };
 
 use sandbox::view::{self, Listing, ListingBuilder, ROOT};
@@ -131,7 +132,13 @@ fn base(session: &Session<'_>, image: &str, commit: Sha256) -> Result<Base> {
         session.reporter.warn(image, format!("what a killed run left could not be removed: {error}"));
     }
     let store = Store::open(&session.repo)?;
-    Base::new(&work, &listing(&store, commit)?, store.objects())
+    let started = Instant::now();
+    let listing = listing(&store, commit)?;
+    let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+    session
+        .reporter
+        .detail(image, format!("{} entries listed in {milliseconds:.0} ms", listing.entry_count()));
+    Base::new(&work, &listing, store.objects())
 }
 
 /// A commit's tree as the sandbox takes it. OSTree keeps no times: all are 0.

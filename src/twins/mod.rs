@@ -34,7 +34,7 @@ const PLAN_KEY: &str = "treestrap.twins";
 
 /// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
 /// change what they make of the same packages.
-const RULES: u32 = 2;
+const RULES: u32 = 3;
 
 /// A package as the lock has it and as it is in the repository.
 #[derive(Clone, Debug)]

@@ -3,7 +3,10 @@
 
 use std::{fs, path::Path};
 
-use qemu::{program::Elf, twins::Emulated};
+use qemu::{
+    program::Elf,
+    twins::{Emulated, folder},
+};
 
 use super::*;
 use crate::{
@@ -135,7 +138,12 @@ fn twins_are_made_once_and_found_again() {
     let twin = place.read(twins.commit, "usr/bin/true").expect("the twin");
     let elf = Elf::parse(&twin).expect("an ELF file");
     assert_eq!(elf.interpreter().expect("a loader"), Some(&b"/.treestrap/twins/ld.so"[..]));
-    assert_eq!(place.read(twins.commit, &library), Some(host_file(&library)));
+    let is_in = |content: &[u8], name: &str| content.windows(name.len()).any(|part| part == name.as_bytes());
+    let names = [format!("/lib/{}/", machines.host.triplet), folder::FOLDER.to_owned()];
+    let named = names.each_ref().map(|name| is_in(&host_file(&library), name));
+    assert_eq!(named, [true, false], "where it has its modules is built into the C library");
+    let content = place.read(twins.commit, &library).expect("the library");
+    assert_eq!(names.each_ref().map(|name| is_in(&content, name)), [false, true]);
     assert!(place.read(twins.commit, "ld.so").is_some());
     assert_eq!(place.read(twins.commit, "etc/true.conf"), None);
 

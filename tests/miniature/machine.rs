@@ -37,8 +37,14 @@ fn an_account_without_subordinate_ids_is_told_how_to_get_them() {
         assert_eq!(fixture.rev("deb/images/tiny/configured"), None);
         fixture.fsck();
         fixture.assert_nothing_left();
-        let doctor = fixture.treestrap(&["doctor"]).exits(3);
+        // there is another way, and still the remedy is told
+        let doctor = fixture.treestrap(&["doctor"]).ok();
         assert!(doctor.stdout.contains(remedy), "{account:?}: {remedy} expected: {doctor}");
+        assert!(doctor.stdout.contains("tier single works"), "{account:?}: {doctor}");
+        let refused = fixture.treestrap(&["configure", "--require", "tier=full"]).exits(3);
+        assert!(refused.stderr.contains(missing), "{account:?}: {missing} expected: {refused}");
+        let outcome = fixture.treestrap(&["configure"]).ok();
+        assert!(outcome.stderr.contains("tier single, and not full"), "{account:?}: {outcome}");
     }
 }
 

@@ -14,5 +14,6 @@ mod machine;
 mod pipeline;
 mod scripts;
 mod signatures;
+mod tiers;
 mod transport;
 mod unpacked;

@@ -93,8 +93,16 @@ pub struct Closure {
     /// The packages whose libraries it uses.
     pub packages: BTreeSet<String>,
     /// Links that the host's library folder needs (name → path in the tree): libraries in folders
-    /// that the image has, too.
+    /// that the image has, too, and those to which update-alternatives(1) makes the link.
     pub links: BTreeMap<String, String>,
+}
+
+impl Closure {
+    /// Adds what another object needs.
+    pub fn add(&mut self, other: Closure) {
+        self.packages.extend(other.packages);
+        self.links.extend(other.links);
+    }
 }
 
 /// Why a twin would not start.

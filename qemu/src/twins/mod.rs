@@ -18,9 +18,11 @@
 //! - [`dpkg`]: making dpkg's programs know the image's architecture.
 //! - [`perl`]: having perl say the image's architecture.
 //! - [`loader`]: where twins find their loader.
+//! - [`folder`]: where they find their libraries and modules.
 //! - [`machine`]: what names an architecture has where a twin could see or tell the wrong one.
 
 pub mod dpkg;
+pub mod folder;
 pub mod inventory;
 pub mod libraries;
 pub mod loader;
@@ -54,28 +56,33 @@ pub enum NotRewritten {
     /// It knows its architecture.
     #[error("it knows its architecture: {0}")]
     Architecture(#[from] dpkg::NotPatched),
-    /// It's no file of perl's that has the name of its architecture.
-    #[error("the name of its architecture is not where perl has it")]
-    Perl,
 }
 
 /// The content that a file of [`Plan::rewritten`] has in the twin tree: a program asks for the tree's
-/// loader, and what knows its architecture, dpkg's programs and perl's description of itself, is for
-/// the image's.
+/// loader; what knows its architecture, dpkg's programs and perl's description of itself, is for the
+/// image's; and the host's folder is where the image has none.
 pub fn rewrite(
     path: &str,
     content: &[u8],
     (machine, host): (&Machine, &Machine),
 ) -> Result<Vec<u8>, NotRewritten> {
-    if perl::has_name(path, host) {
-        return perl::rename(content, machine, host).ok_or(NotRewritten::Perl);
-    }
-    let changed = loader::change(content)?;
+    let mut changed = if content.starts_with(ELF_MAGIC) {
+        loader::change(content)?
+    } else if perl::has_name(path, host) {
+        // Where the name isn't found, it tells the host's.
+        perl::rename(content, machine, host).unwrap_or_else(|| content.to_vec())
+    } else {
+        content.to_vec()
+    };
     if dpkg::PROGRAMS.contains(&path) && machine.debian != host.debian {
-        return Ok(dpkg::patch(&changed, host.debian, machine.debian)?);
+        changed = dpkg::patch(&changed, host.debian, machine.debian)?;
     }
+    folder::hide(&mut changed, host);
     Ok(changed)
 }
+
+/// What an ELF file begins with (elf(5)).
+const ELF_MAGIC: &[u8] = b"\x7fELF";
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::Fingerprint;
 
 use super::{
-    TREE,
+    TREE, folder,
     inventory::{Entry, Object, Package},
     libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
@@ -134,8 +134,7 @@ impl fmt::Display for Reason {
 }
 
 /// Decides for every program of `image`. `native` are packages for the host; `read` gives the
-/// content of a file of theirs (package, path), and is called for programs that become twins, and for
-/// what tells the architecture.
+/// content of a file of theirs (package, path), and is called for what will be in the twin tree.
 pub fn plan(
     image: &[Package<'_>],
     native: &[Package<'_>],
@@ -173,11 +172,14 @@ pub fn plan(
     result.emulated.extend(loaders(image, machine));
     for package in native.iter().filter(|package| result.packages.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
-            // Where the name isn't found, perl tells the host's.
-            if *entry == Entry::Data
-                && perl::has_name(path, host)
-                && rewrite(path, &read(package.name, path)?, (machine, host)).is_ok()
+            // What is not in the tree, or has no paths that anything looks at.
+            if matches!(entry, Entry::Link(_)) || !path.starts_with("usr/") || path.starts_with("usr/share/")
             {
+                continue;
+            }
+            let content = read(package.name, path)?;
+            let names_host = perl::has_name(path, host) || folder::hide(&mut content.clone(), host);
+            if names_host && rewrite(path, &content, (machine, host)).is_ok() {
                 result.rewritten.insert(path.clone());
             }
         }
@@ -232,9 +234,8 @@ struct Judge<'a> {
 struct ModulePackages {
     /// Whose code loads the modules.
     loader: &'static str,
-    /// Those with modules and those with libraries of modules, and the links that these need; or what
-    /// is missing of them.
-    closure: Result<Closure, Reason>,
+    /// Those with modules and those with libraries of modules, and links to these; or what is missing.
+    packages: Result<Closure, Reason>,
 }
 
 impl ModulePackages {
@@ -245,7 +246,7 @@ impl ModulePackages {
         (machine, host): (&Machine, &Machine),
         resolver: &Resolver<'_>,
     ) -> Self {
-        let mut whole = Closure::default();
+        let mut packages = Closure::default();
         let mut missing = None;
         for name in with_modules(image, modules.pattern, machine) {
             let package = native.iter().find(|package| package.name == name);
@@ -256,17 +257,14 @@ impl ModulePackages {
                 .collect();
             match found {
                 Ok(closures) if !closures.is_empty() => {
-                    for closure in closures {
-                        whole.packages.extend(closure.packages);
-                        whole.links.extend(closure.links);
-                    }
-                    whole.packages.insert(name.to_owned());
+                    closures.into_iter().for_each(|closure| packages.add(closure));
+                    packages.packages.insert(name.to_owned());
                 }
                 _ => missing = Some(Reason::Modules(name.to_owned())),
             }
         }
-        let closure = missing.filter(|_| modules.required).map_or(Ok(whole), Err);
-        ModulePackages { loader: modules.loader, closure }
+        let packages = missing.filter(|_| modules.required).map_or(Ok(packages), Err);
+        ModulePackages { loader: modules.loader, packages }
     }
 }
 
@@ -317,19 +315,17 @@ impl<'a> Judge<'a> {
         {
             return Err(Reason::Loader(loader.clone()));
         }
-        let closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
+        let mut closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
         if let Some(plug_in) = self.plug_in(native, path) {
             return Err(Reason::PlugIns(plug_in));
         }
-        let Closure { mut packages, mut links } = closure;
-        packages.insert(package.name.to_owned());
+        closure.packages.insert(package.name.to_owned());
         for modules in &self.modules {
-            if packages.iter().any(|name| matches(modules.loader, name)) {
-                let Closure { packages: more, links: theirs } = modules.closure.clone()?;
-                packages.extend(more);
-                links.extend(theirs);
+            if closure.packages.iter().any(|name| matches(modules.loader, name)) {
+                closure.add(modules.packages.clone()?);
             }
         }
+        let Closure { packages, links } = closure;
         Ok(Passed { path: twin_path.to_owned(), fingerprint: twin.fingerprint(), packages, links })
     }
 
@@ -421,11 +417,12 @@ const LOCALE: &str = "usr/lib/locale/C.utf8";
 /// one whose byte order is its own.
 const OTHER_NAME: &str = "usr/lib/locale/C.UTF-8";
 
-/// What of the twin tree has to be seen at the paths that are built into native programs: the
-/// host's library folder, and modules whose names have the architecture in them.
+/// What of the twin tree has to be seen where native programs look for it: the host's library folder,
+/// and modules whose names have the architecture in them.
 fn mounts(native: &[Package<'_>], host: &Machine, used: &BTreeSet<String>) -> Vec<Mount> {
     let folder = format!("usr/lib/{}", host.triplet);
-    let mut result = vec![Mount { target: folder.clone(), source: folder.clone() }];
+    let target = folder::FOLDER.trim_start_matches('/').to_owned();
+    let mut result = vec![Mount { target, source: folder.clone() }];
     for package in native.iter().filter(|package| used.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
             let name = path.rsplit('/').next().unwrap_or(path);

@@ -148,8 +148,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kmod", "depmod, modinfo (mkinitramfs, linux-image)"),
     ("dracut-install", "mkinitramfs copies programs and modules with it"),
     ("initramfs-tools-bin", "mkinitramfs' wait-for-root"),
-    // Not dracut-install, which mkinitramfs copies modules with since trixie: a hook of udev's takes
-    // every /usr/lib/*/libkmod.so.*, and so would put its twin's library into the initramfs.
     ("busybox*", "mkinitramfs asks it for its applets"),
     ("libcap2-bin", "setcap"),
     ("e2fsprogs", "chattr, mke2fs"),

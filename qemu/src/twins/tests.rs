@@ -154,7 +154,7 @@ fn what_can_have_a_twin_has_one_and_the_rest_a_reason() {
     );
     let module = "usr/lib/python3.11/lib-dynload/_bz2.cpython-311-x86_64-linux-gnu.so";
     let mounts: Vec<_> = plan.mounts.iter().map(|mount| mount.target.as_str()).collect();
-    assert_eq!(mounts, ["usr/lib/x86_64-linux-gnu", module]);
+    assert_eq!(mounts, [".treestrap/lib", module]);
     // The module's library is in, too; nginx isn't.
     let packages: Vec<_> = plan.packages.iter().map(String::as_str).collect();
     let expected =
@@ -223,6 +223,28 @@ fn every_doubt_leaves_the_program_to_qemu() {
         assert!(rest.contains(&expected), "{expected}: {rest:#?}");
         let program = expected.split(':').next().expect("a path");
         assert!(!twins.iter().any(|twin| twin == program), "{program} has a twin as well");
+    }
+}
+
+/// A library to which a script makes the link, as libblas.so.3 has several: it is found if there is
+/// only one.
+#[test]
+fn a_library_that_is_an_alternative_has_a_link() {
+    let folder = "usr/lib/x86_64-linux-gnu";
+    let module = "usr/lib/python3.11/lib-dynload/_bz2.cpython-311-x86_64-linux-gnu.so";
+    for (folders, has_twin) in [(&["blas"][..], true), (&["blas", "openblas"], false)] {
+        let (twins, _, plan) = outcome("armhf", |_, native| {
+            edit(native, "libpython3.11-stdlib", module, |object| object.needed.push("libblas.so.3".into()));
+            for name in folders {
+                let object = library(&machine("amd64"), name);
+                let entries = &mut inventory(native, "libz1").entries;
+                entries.insert(format!("{folder}/{name}/libblas.so.3"), Entry::Object(Box::new(object)));
+            }
+        });
+        assert_eq!(twins.iter().any(|twin| twin == "usr/bin/python3.11"), has_twin, "{folders:?}");
+        let link = plan.links.get(&format!("{folder}/libblas.so.3")).map(String::as_str);
+        let target = format!("{TREE}/{folder}/blas/libblas.so.3");
+        assert_eq!(link, has_twin.then_some(target.as_str()));
     }
 }
 

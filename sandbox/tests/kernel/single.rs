@@ -3,7 +3,7 @@
 
 use sandbox::{Change, Entry, Fixup, Fixups, Metadata, Mount, Plan, Session, Source, Tier};
 
-use crate::support::{Test, Tree, changes, output_of, script};
+use crate::support::{Test, Tree, changes, output_of, script, stored_with};
 
 pub(crate) const TESTS: &[Test] = &[
     ("single::is_said", &["userns"], is_said),
@@ -51,7 +51,12 @@ fn plan(tree: &Tree, tier: Tier) -> Plan {
         let source = std::path::PathBuf::from("/").join(pam);
         plan.mounts.push(Mount { target: pam.into(), source: Source::ReadOnly(source) });
     }
-    Plan { tier: Some(tier), fixups: Some(Fixups { layer: tree.base(), entries }), ..plan }
+    plan.tier = Some(tier);
+    match plan.view {
+        None => plan.fixups = Some(Fixups { layer: tree.base(), entries }),
+        Some(_) => plan.layers = vec![stored_with(&tree.base(), &entries)],
+    }
+    plan
 }
 
 /// A change without what differs from run to run.

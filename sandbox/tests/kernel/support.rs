@@ -11,7 +11,7 @@ use std::{
 };
 
 use sandbox::{
-    Change, Command, Entry, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
+    Change, Command, Entry, Fixup, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
     view::{self, ListingBuilder, ROOT, list_folder},
 };
 use tempfile::TempDir;
@@ -130,6 +130,13 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
 }
 
 fn again_as_user(arguments: &[String]) -> bool {
+    let folder = tempfile::tempdir().expect("a folder");
+    as_user(folder.path(), "666", arguments).status().expect("unshare starts").success()
+}
+
+/// This program as the user that tests are run as, who finds a /dev/fuse of this mode that nobody else
+/// sees. For root. The program is copied to `folder`, since the build folder may be root's alone.
+pub(crate) fn as_user(folder: &Path, mode: &str, arguments: &[String]) -> Host {
     let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
     let first = ranges.lines().filter_map(|line| line.split(':').next()).find(|name| *name != "root");
     let user = std::env::var("TREESTRAP_TEST_USER").ok().or(first.map(str::to_owned)).unwrap_or_else(|| {
@@ -138,35 +145,31 @@ fn again_as_user(arguments: &[String]) -> bool {
         assert!(made.success(), "useradd: {made}");
         "treestrap-test".to_owned()
     });
-    // The build folder may be root's alone.
-    let folder = tempfile::tempdir().expect("a folder");
-    let program = folder.path().join("kernel");
+    let program = folder.join("kernel");
     fs::copy("/proc/self/exe", &program).expect("copied");
-    for path in [folder.path(), &program] {
+    for path in [folder, &program] {
         fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("readable by others");
     }
     // setpriv clears the environment, and env puts back what the tests look at.
     let must_run = std::env::var("TREESTRAP_TESTS_MUST_RUN").unwrap_or_default();
-    // The user finds a /dev/fuse that it may open, which nobody else sees.
     const OWN_DEVICE: &str = r#"
+        mode=$1; shift
         if [ -c /dev/fuse ]; then
             mount -t tmpfs -o mode=755,size=64k tmpfs /mnt
-            mknod -m 666 /mnt/fuse c 10 229
+            mknod -m "$mode" /mnt/fuse c 10 229
             mount --bind /mnt/fuse /dev/fuse
             umount -l /mnt
         fi
         exec "$@""#;
-    let status = Host::new("unshare")
-        .args(["--mount", "--propagation", "private", "--", "sh", "-euc", OWN_DEVICE, "sh", "setpriv"])
+    let mut host = Host::new("unshare");
+    host.args(["--mount", "--propagation", "private", "--", "sh", "-euc", OWN_DEVICE, "sh", mode, "setpriv"])
         .args(["--reuid", &user, "--regid", &group_of(&user), "--clear-groups", "--reset-env", "env"])
         .arg(format!("TREESTRAP_TESTS_MUST_RUN={must_run}"))
         .arg(format!("TREESTRAP_TEST_CACHE={}", crate::foreign::cache().display()))
         .arg(&program)
         .args(arguments)
-        .current_dir("/")
-        .status()
-        .expect("setpriv starts");
-    status.success()
+        .current_dir("/");
+    host
 }
 
 fn group_of(user: &str) -> String {
@@ -258,9 +261,14 @@ pub(crate) fn plan(base: &Path, work: &Path) -> Plan {
 
 /// A folder as a stored tree. What is the caller's there is root's inside.
 pub(crate) fn stored(folder: &Path) -> Layer {
+    stored_with(folder, &[])
+}
+
+/// The same, with other owners and modes at some paths.
+pub(crate) fn stored_with(folder: &Path, others: &[Fixup]) -> Layer {
     let listing = list_folder(folder).expect("a listing");
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-    let metadata = |inode| {
+    let metadata = |inode, path: &[u8]| {
         let node = listing.node(inode).expect("a node");
         let mut xattrs = Vec::new();
         listing.xattrs(inode, &mut |name, value| {
@@ -268,24 +276,28 @@ pub(crate) fn stored(folder: &Path) -> Layer {
             true
         });
         let own = |id, own| if id == own { 0 } else { id };
+        let other = others.iter().find(|other| other.path == path);
         sandbox::view::Metadata {
-            uid: own(node.uid, uid),
-            gid: own(node.gid, gid),
-            mode: node.permissions.into(),
+            uid: other.map_or(own(node.uid, uid), |other| other.uid),
+            gid: other.map_or(own(node.gid, gid), |other| other.gid),
+            mode: other.map_or(node.permissions.into(), |other| other.mode),
             modified: node.modified,
             modified_nanoseconds: node.modified_nanoseconds,
             xattrs,
         }
     };
-    let mut builder = ListingBuilder::new(&metadata(ROOT)).expect("a builder");
+    let mut builder = ListingBuilder::new(&metadata(ROOT, b"")).expect("a builder");
     let mut made = std::collections::HashMap::from([(ROOT, ROOT)]);
+    let mut paths = std::collections::HashMap::from([(ROOT, Vec::new())]);
     for entry in (0..listing.entry_count()).map(|number| listing.entry(number).expect("an entry")) {
         let (parent, name) = (made[&entry.folder], entry.name);
         if let Some(&first) = made.get(&entry.inode) {
             builder.link(parent, name, first).expect("added");
             continue;
         }
-        let (node, metadata) = (listing.node(entry.inode).expect("a node"), metadata(entry.inode));
+        let path = paths[&entry.folder].iter().chain(name).copied().collect::<Vec<u8>>();
+        let (node, metadata) = (listing.node(entry.inode).expect("a node"), metadata(entry.inode, &path));
+        paths.insert(entry.inode, [path, b"/".to_vec()].concat());
         let inode = match node.kind {
             view::Kind::Folder => builder.folder(parent, name, &metadata),
             view::Kind::File => {

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("views::what_is_asked_is_given_or_refused", &["userns", "fuse"], what_is_asked_is_given_or_refused),
     ("views::a_dead_server_ends_the_session", &["userns", "fuse"], a_dead_server_ends_the_session),
     ("views::contents_are_never_written", &["userns", "fuse"], contents_are_never_written),
+    ("views::a_closed_device_is_explained", &["userns", "fuse"], a_closed_device_is_explained),
 ];
 
 /// A stored tree with everything that a tree can have, and folders for a sandbox.
@@ -332,6 +333,33 @@ fn a_dead_server_ends_the_session() {
         assert_eq!(descendants("sandbox-init").len() + descendants("sandbox-view").len(), 0, "{view}");
         assert!(everything.tree.sessions().is_empty(), "{view}");
     }
+}
+
+/// On a minimal machine /dev/fuse is root's alone: users have the views without it, and are told so. Root,
+/// who can make such a machine, tests it for them.
+fn a_closed_device_is_explained() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let work = tempfile::tempdir().expect("a folder for everybody");
+    fs::set_permissions(work.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("opened");
+    let role = ["--role=diagnose", "-", work.path().to_str().expect("UTF-8")].map(str::to_owned);
+    let output = crate::support::as_user(folder.path(), "600", &role).output().expect("it starts");
+    let findings: Vec<sandbox::Finding> = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    for (view, works) in
+        [(View::Redirect, false), (View::Fuse, false), (View::Checkout, true), (View::FuseCow, false)]
+    {
+        let about = |finding: &&sandbox::Finding| finding.message.contains(&format!("view {view} "));
+        let finding = findings.iter().find(about).unwrap_or_else(|| panic!("{view}: {findings:?}"));
+        assert_eq!(finding.severity == sandbox::Severity::Fine, works, "{finding:?}");
+        if !works {
+            assert!(finding.message.contains("opening /dev/fuse: Permission denied"), "{finding:?}");
+            assert_eq!(finding.remedy.as_deref(), Some("sudo chmod 0666 /dev/fuse"));
+        }
+    }
+    assert!(findings.iter().all(|finding| finding.severity != sandbox::Severity::Fatal), "{findings:?}");
 }
 
 /// No way of writing reaches the contents, not even for their owner.
