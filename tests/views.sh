@@ -54,8 +54,8 @@ measure() {
 echo "started $(date +%s%N)"
 measure "find, cold" "find / -xdev -printf \"%s %u %m %p\\n\""
 measure "find" "find / -xdev -printf \"%s %u %m %p\\n\""
-measure "tar c, cold" "tar -C / --one-file-system -cf - . | cat"
-measure "tar c" "tar -C / --one-file-system -cf - . | cat"
+measure "tar c, cold" "tar -C / --exclude=./proc --exclude=./sys --exclude=./dev --exclude=./run --exclude=./tmp -cf - . | cat"
+measure "tar c" "tar -C / --exclude=./proc --exclude=./sys --exclude=./dev --exclude=./run --exclude=./tmp -cf - . | cat"
 measure "dpkg -V, cold" "dpkg -V"
 measure "dpkg -V" "dpkg -V"
 measure "copy up /usr/bin" "touch /usr/bin/*"
@@ -106,7 +106,7 @@ overlay=("${as_user[@]}" "${in_namespace[@]}" sh -c '
 columns=(plain)
 command -v fuse-overlayfs >/dev/null && columns+=(fuse-overlayfs)
 columns+=(checkout redirect fuse fuse-cow)
-for _ in $(seq "$rounds"); do
+for round in $(seq "$rounds"); do
     for column in "${columns[@]}"; do
         case $column in
         plain) command=("${plain[@]}") ;;
@@ -118,6 +118,7 @@ for _ in $(seq "$rounds"); do
         case $column in
         plain | fuse-overlayfs) ;;
         *)
+            [ "$round" = 1 ] || continue # it takes longest
             before=$(date +%s%N)
             treestrap configure --view "$column" "$image" >>"$scratch/checksums" 2>/dev/null || continue
             note "$column" "stage 2" $((($(date +%s%N) - before) / 1000))

@@ -31,7 +31,7 @@ use crate::{
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     fixups,
-    owners::{self, OfLinks, Owner, Remembered},
+    owners::{self, Links, Owner, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
     recorded::recorded,
@@ -354,7 +354,7 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// The metadata of the plan's stored tree, if it has one, and the owners that it does not carry.
-fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, OfLinks)> {
+fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, Links)> {
     let Some(stored) = plan.stored()? else { return Ok((None, Vec::new())) };
     let listing = Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan))?;
     match tier {

@@ -42,6 +42,9 @@ impl Owner {
 /// In a kept session's folder, what the supervisor remembered: a JSON list of [`Remembered`].
 pub(crate) const FILE: &str = "owners";
 
+/// Paths, without a leading slash, of what cannot carry a record, and whose it is.
+pub(crate) type Links = Vec<(Vec<u8>, Owner)>;
+
 /// The owner of a file that cannot carry a record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Remembered {
@@ -51,9 +54,6 @@ pub(crate) struct Remembered {
     /// Whose it is.
     pub(crate) owner: Owner,
 }
-
-/// Owners of files of a base that cannot carry a record, by path.
-pub(crate) type OfLinks = Vec<(Vec<u8>, Owner)>;
 
 #[cfg(test)]
 mod tests {

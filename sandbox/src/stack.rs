@@ -246,11 +246,10 @@ impl Attempt<'_> {
         let contents = contents.map(|folder| format!("::{}", by_descriptor(folder))).unwrap_or_default();
         // The three `off` are defaults of most kernels, and make the result the same on all of them:
         // no metadata-only copies, no links kept across copy-up, no redirects in the upper layer.
-        // `xino`: all files have one device number, as they have where all layers are on one file
-        // system; `tar --one-file-system` and its like would leave out what is on FUSE. Ours has
-        // small inode numbers, as the option needs.
+        // Nor inode numbers with the layer's number in their high bits (`xino`): 32-bit programs without
+        // large file support cannot stat(2) such a file.
         let options = format!(
-            "lowerdir={}{contents},upperdir={},workdir={},userxattr,index=off,metacopy=off,redirect_dir=nofollow,xino=on",
+            "lowerdir={}{contents},upperdir={},workdir={},userxattr,index=off,metacopy=off,redirect_dir=nofollow,xino=off",
             lower.iter().map(by_descriptor).collect::<Vec<_>>().join(":"),
             by_descriptor(&upper),
             by_descriptor(&work)

@@ -1,9 +1,9 @@
 //! Tier single, by the only oracle there is: tier full. The same script has to see the same and to
 //! leave the same in both.
 
-use sandbox::{Change, Entry, Fixup, Fixups, Metadata, Mount, Plan, Session, Source, Tier};
+use sandbox::{Change, Entry, Fixup, Fixups, Metadata, Mount, Plan, Session, Source, Tier, View};
 
-use crate::support::{Test, Tree, changes, output_of, script, stored_with};
+use crate::support::{Test, Tree, changes, output_of, script, stored_with, view};
 
 pub(crate) const TESTS: &[Test] = &[
     ("single::is_said", &["userns"], is_said),
@@ -53,7 +53,7 @@ fn plan(tree: &Tree, tier: Tier) -> Plan {
         plan.mounts.push(Mount { target: pam.into(), source: Source::ReadOnly(source) });
     }
     plan.tier = Some(tier);
-    match plan.view {
+    match view() {
         None => plan.fixups = Some(Fixups { layer: tree.base(), entries }),
         Some(_) => plan.layers = vec![stored_with(&tree.base(), &entries)],
     }
@@ -199,6 +199,9 @@ print(ids())"#,
 }
 
 fn new_files() {
+    if view() == Some(View::FuseCow) {
+        return; // it has no O_TMPFILE, in either tier
+    }
     let (said, left) = both(
         r#"cd /var; umask 027; show() { stat -c '%u:%g %a %F %n' "$@"; }
          touch mail/a; mkdir mail/b; mkdir mail/b/c; ln -s x mail/b/l; touch mail/b/c/d; show mail/a mail/b mail/b/l mail/b/c mail/b/c/d
@@ -281,7 +284,7 @@ os.mkdir("journal/sub"); show("journal/sub"); os.close(os.open("journal/new", os
 for value in plain, roots, b"garbage", b"", adm[:-8], acl((1, 7, N), (4, 5, N), (8, 5, 4), (32, 0, N)):
     do(os.setxattr, "file", A, value); show("file"); do(os.setxattr, "file", A, adm)
 do(os.removexattr, "file", A); show("file"); do(os.removexattr, "file", A); do(os.removexattr, "journal", D); show("journal")
-print(libc.getxattr(b"journal", A.encode(), None, 0), libc.getxattr(b"journal", A.encode(), ctypes.create_string_buffer(8), 8), libc.listxattr(b"journal", None, 0) >= 24, libc.listxattr(b"journal", ctypes.create_string_buffer(3), 3))
+print(libc.getxattr(b"journal", A.encode(), None, 0), libc.getxattr(b"journal", A.encode(), ctypes.create_string_buffer(8), 8), libc.listxattr(b"journal", ctypes.create_string_buffer(3), 3))
 os.setxattr("file", "user.own", b"x"); show("file"); f = os.open("journal", os.O_RDONLY); print(os.listxattr(f)); os.setxattr(f, A, roots); show("journal"); os.removexattr(f, A); show("journal")
 os.setxattr("journal", A, adm); os.setresuid(33, 33, 33); do(os.setxattr, "journal", A, adm); do(os.removexattr, "journal", A)"#,
     );
