@@ -13,8 +13,10 @@
 //! Every name and attribute goes through this one mount, so the kernel caches them for good; only
 //! what the upper folder's own file system does by itself (times on writing) it is told again.
 //!
-//! What it does not have: device nodes, `O_TMPFILE`, and locks or changes visible to anybody but through
-//! this mount.
+//! What it does not have: device nodes, `O_TMPFILE` (which the protocol's library does not know), and locks
+//! or changes visible to anybody but through this mount. A file of the tree with several names shows as
+//! several files, so `cp -a` of them makes no links; and inode numbers are its own, so in tier single the
+//! owner of a symbolic link that loses its name is lost.
 
 mod acl;
 mod layers;
