@@ -21,8 +21,8 @@ pub(super) enum Rule {
     Drop,
     /// The commit has it, empty.
     Empty,
-    /// The commit has it with this time (`SOURCE_DATE_EPOCH`, in seconds) in the place of the
-    /// build's. None where the content is not what the rule knows: then it stays as it is.
+    /// The commit has it with what differs from build to build replaced; a time by this one
+    /// (`SOURCE_DATE_EPOCH`, in seconds). None where the content is not what the rule knows: then it stays as it is.
     Rewrite(fn(&[u8], u64) -> Option<Vec<u8>>),
 }
 
@@ -55,6 +55,12 @@ const RULES: &[(&str, Rule, &str)] = &[
         "says when each certificate came in",
     ),
     ("var/lib/doc-base/info/files.yml", Rule::Rewrite(rewrite::doc_base), "says when each file came in"),
+    (
+        "usr/share/info/dir",
+        Rule::Rewrite(rewrite::info_directory),
+        "has the order of find(1), which is the view's",
+    ),
+    ("usr/share/info/dir.old", Rule::Drop, "update-info-dir's backup of a directory that never was in use"),
     ("etc/aliases.db", Rule::Rewrite(rewrite::berkeley_database), "has a random name and the time"),
     ("var/cache/ldconfig/aux-cache", Rule::Drop, "holds inode numbers and times; ldconfig(8) makes it anew"),
     // mandb(8) writes it with gdbm, whose padding holds whatever was in memory: no two runs through an

@@ -67,6 +67,7 @@ impl Fields {
 }
 
 impl Layout {
+    #[allow(clippy::unnecessary_cast)] // not every architecture's fields are this wide
     fn encode(self, status: &FileStat, owner: Owner) -> Vec<u8> {
         let s = status;
         let times = [
@@ -78,7 +79,8 @@ impl Layout {
             s.st_ctime_nsec as u64,
         ];
         let short_times = times.map(|part| part as u32);
-        #[allow(clippy::unnecessary_cast)] // on arm64 they are narrower
+        // On arm64 it has 32 bits.
+        #[allow(clippy::unnecessary_cast)]
         let (links, size) = (s.st_nlink as u64, s.st_size as u64);
         let (block_size, blocks) = (s.st_blksize as u64, s.st_blocks as u64);
         let Owner { uid, gid } = owner;
