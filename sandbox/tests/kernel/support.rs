@@ -115,12 +115,6 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
     if !Path::new("/usr/bin/python3").exists() {
         missing.push(("python", "there is no python3 on this machine".to_owned()));
     }
-    if view() == Some(View::FuseCow) {
-        // Limits of that view: see sandbox/src/view/cow.
-        missing.push(("tmpfile", "the view fuse-cow has no O_TMPFILE".to_owned()));
-        let why = "in the view fuse-cow a link's number is not the upper layer's: whose it is, is lost with its name";
-        missing.push(("link-numbers", why.to_owned()));
-    }
     if let Some(why) = crate::foreign::no_binfmt() {
         missing.push(("binfmt", why));
     }
