@@ -15,8 +15,7 @@
 //!
 //! What it does not have: device nodes, `O_TMPFILE` (which the protocol's library does not know), and locks
 //! or changes visible to anybody but through this mount. A file of the tree with several names shows as
-//! several files, so `cp -a` of them makes no links; and inode numbers are its own, so in tier single the
-//! owner of a symbolic link that loses its name is lost.
+//! several files, so `cp -a` of them makes no links. Inode numbers are its own.
 
 mod acl;
 mod layers;
