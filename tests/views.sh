@@ -54,14 +54,14 @@ measure() {
 echo "started $(date +%s%N)"
 measure "find, cold" "find / -xdev -printf \"%s %u %m %p\\n\""
 measure "find" "find / -xdev -printf \"%s %u %m %p\\n\""
-measure "tar c, cold" "tar -C / --one-file-system -cf - . | cat"
-measure "tar c" "tar -C / --one-file-system -cf - . | cat"
+measure "tar c, cold" "tar -C / --exclude=./proc --exclude=./sys --exclude=./dev --exclude=./run --exclude=./tmp -cf - . | cat"
+measure "tar c" "tar -C / --exclude=./proc --exclude=./sys --exclude=./dev --exclude=./run --exclude=./tmp -cf - . | cat"
 measure "dpkg -V, cold" "dpkg -V"
 measure "dpkg -V" "dpkg -V"
 measure "copy up /usr/bin" "touch /usr/bin/*"
 measure "write 2000 files" "mkdir /root/new; cd /root/new; for i in \$(seq 2000); do echo \$i >\$i; done"
 measure "remove them" "rm -rf /root/new"
-measure "write 1 MiB with O_SYNC" "dd if=/dev/zero of=/root/synced bs=4k count=256 oflag=sync"
+measure "write 1 MiB with O_SYNC" "dd if=/bin/bash of=/root/synced bs=4k count=256 oflag=sync"
 '
 declare -A best
 note() { # column row microseconds
@@ -106,7 +106,7 @@ overlay=("${as_user[@]}" "${in_namespace[@]}" sh -c '
 columns=(plain)
 command -v fuse-overlayfs >/dev/null && columns+=(fuse-overlayfs)
 columns+=(checkout redirect fuse fuse-cow)
-for _ in $(seq "$rounds"); do
+for round in $(seq "$rounds"); do
     for column in "${columns[@]}"; do
         case $column in
         plain) command=("${plain[@]}") ;;
@@ -118,6 +118,7 @@ for _ in $(seq "$rounds"); do
         case $column in
         plain | fuse-overlayfs) ;;
         *)
+            [ "$round" = 1 ] || continue # it takes longest
             before=$(date +%s%N)
             treestrap configure --view "$column" "$image" >>"$scratch/checksums" 2>/dev/null || continue
             note "$column" "stage 2" $((($(date +%s%N) - before) / 1000))

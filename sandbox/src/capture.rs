@@ -26,7 +26,7 @@ use crate::{
     acl::{self, Acl},
     bytes::escape,
     error::{Doing, Error, Result},
-    owners::{Elsewhere, Owner, RECORD},
+    owners::{Owner, RECORD},
     protocol::{Channel, FromMonitor, ToMonitor},
     sys::{
         socket::MOST_DESCRIPTORS,
@@ -109,7 +109,11 @@ const BATCH: usize = MOST_DESCRIPTORS / 2;
 /// or wants no more.
 ///
 /// `recorded`: in tier single, the owners that files do not carry with them.
-pub(crate) fn send_changes(upper: &Path, recorded: Option<Elsewhere>, control: &mut Channel) -> Result<()> {
+pub(crate) fn send_changes(
+    upper: &Path,
+    recorded: Option<HashMap<Vec<u8>, Owner>>,
+    control: &mut Channel,
+) -> Result<()> {
     let folder = open(
         upper,
         OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
@@ -148,7 +152,7 @@ impl From<Error> for Stop {
 struct Walk<'a> {
     upper: &'a Path,
     /// None: the kernel knows the owners.
-    recorded: Option<Elsewhere>,
+    recorded: Option<HashMap<Vec<u8>, Owner>>,
     control: &'a mut Channel,
     batch: Vec<Change>,
     contents: Vec<OwnedFd>,
@@ -295,7 +299,7 @@ impl Walk<'_> {
                 *name = list.to_vec();
             }
             xattrs.sort();
-            owner = carried.or_else(|| elsewhere.of(&self.path, stat.st_ino)).unwrap_or(Owner::ROOT);
+            owner = carried.or_else(|| elsewhere.get(&self.path).copied()).unwrap_or(Owner::ROOT);
         }
         Metadata {
             uid: owner.uid,

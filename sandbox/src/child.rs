@@ -87,7 +87,7 @@ fn set_up(
     }
     prepared.listing = None;
     if plan.no_sync && !stack.volatile {
-        degraded.push("overlayfs does not know `volatile` here: writes with O_SYNC wait for the disk".into());
+        degraded.push("overlayfs does not know `volatile` here: it syncs when it is unmounted".into());
     }
     view.mount_proc().map_err(|error| error.at(Step::Proc))?;
     view.mount_dev(*tier).map_err(|error| error.at(Step::Devices))?;

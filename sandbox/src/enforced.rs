@@ -113,8 +113,8 @@ pub struct Enforced {
 pub struct Inside {
     /// How the layers come together.
     pub view: View,
-    /// Whether no sync reaches the disk, O_SYNC writes included: overlayfs is mounted `volatile`
-    /// (Linux ≥ 5.10), or the view is [`View::FuseCow`].
+    /// Whether no sync of a file reaches the disk: overlayfs is mounted `volatile` (Linux ≥ 5.10), or the
+    /// view is [`View::FuseCow`]. Writes with O_SYNC still may: see `seccomp`.
     pub volatile: bool,
     /// Whether the system call filter denies what no package script needs.
     pub seccomp: bool,

@@ -9,6 +9,7 @@
 //! [`sweep`]: crate::sweep
 
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, Permissions},
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
@@ -30,7 +31,7 @@ use crate::{
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     fixups,
-    owners::{self, Elsewhere, OfLinks, Remembered},
+    owners::{self, Links, Owner, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
     recorded::recorded,
@@ -298,12 +299,12 @@ impl Running {
     }
 
     /// The owners that files do not carry with them; none where the kernel knows all owners.
-    fn owners_elsewhere(&self) -> Result<Option<Elsewhere>> {
+    fn owners_elsewhere(&self) -> Result<Option<HashMap<Vec<u8>, Owner>>> {
         if self.start.tier == Tier::Full {
             return Ok(None);
         }
         let owners = self.owners.as_ref().ok_or_else(|| Error::bug("the sandbox's supervisor died"))?;
-        Ok(Some(Elsewhere::new(owners)))
+        Ok(Some(owners.iter().map(|file| (file.path.clone(), file.owner)).collect()))
     }
 
     fn keep(&mut self, target: &Path) -> Result<()> {
@@ -353,7 +354,7 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// The metadata of the plan's stored tree, if it has one, and the owners that it does not carry.
-fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, OfLinks)> {
+fn stored_listing(plan: &Plan, tier: Tier) -> Result<(Option<Listing>, Links)> {
     let Some(stored) = plan.stored()? else { return Ok((None, Vec::new())) };
     let listing = Listing::read(&stored.listing).map_err(|error| error.of_kind(Kind::Plan))?;
     match tier {

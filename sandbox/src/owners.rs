@@ -6,7 +6,7 @@
 //! be none (xattr(7): symbolic links, sockets, pipes, devices; a tmpfs before Linux 6.6), the
 //! supervisor remembers it: see [`crate::supervisor`]. Without a record a file is root's.
 
-use std::{collections::HashMap, ffi::CStr};
+use std::ffi::CStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,46 +42,17 @@ impl Owner {
 /// In a kept session's folder, what the supervisor remembered: a JSON list of [`Remembered`].
 pub(crate) const FILE: &str = "owners";
 
+/// Paths, without a leading slash, of what cannot carry a record, and whose it is.
+pub(crate) type Links = Vec<(Vec<u8>, Owner)>;
+
 /// The owner of a file that cannot carry a record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Remembered {
     /// Where it is, without a leading slash.
     #[serde(with = "crate::bytes")]
     pub(crate) path: Vec<u8>,
-    /// Its inode number, for what has lost that name and has another: in the upper layer it is the same,
-    /// unless the file was copied up.
-    pub(crate) number: u64,
     /// Whose it is.
     pub(crate) owner: Owner,
-}
-
-/// Owners of files of a base that cannot carry a record, by path.
-pub(crate) type OfLinks = Vec<(Vec<u8>, Owner)>;
-
-/// All of them.
-#[derive(Debug, Default)]
-pub(crate) struct Elsewhere {
-    by_path: HashMap<Vec<u8>, Owner>,
-    by_number: HashMap<u64, Owner>,
-}
-
-impl Elsewhere {
-    /// For looking up.
-    pub(crate) fn new(remembered: &[Remembered]) -> Self {
-        Elsewhere {
-            by_path: remembered.iter().map(|file| (file.path.clone(), file.owner)).collect(),
-            by_number: remembered
-                .iter()
-                .filter(|file| file.path.ends_with(b" (deleted)"))
-                .map(|file| (file.number, file.owner))
-                .collect(),
-        }
-    }
-
-    /// The owner of the file with this path and number in the upper layer.
-    pub(crate) fn of(&self, path: &[u8], number: u64) -> Option<Owner> {
-        self.by_path.get(path).or_else(|| self.by_number.get(&number)).copied()
-    }
 }
 
 #[cfg(test)]

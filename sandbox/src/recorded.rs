@@ -4,12 +4,12 @@
 use crate::{
     acl::{self, Acl},
     error::Result,
-    owners::{OfLinks, Owner, RECORD},
+    owners::{Links, Owner, RECORD},
     view::{Kind, Listing, Metadata, ROOT, changed},
 };
 
 /// The tree with records; beside it the owners of what can carry none, by path.
-pub(crate) fn recorded(tree: &Listing) -> Result<(Listing, OfLinks)> {
+pub(crate) fn recorded(tree: &Listing) -> Result<(Listing, Links)> {
     Ok((changed(tree, &record)?, links_with_owners(tree)))
 }
 
@@ -34,7 +34,7 @@ fn record(kind: Kind, mut metadata: Metadata) -> Metadata {
     metadata
 }
 
-fn links_with_owners(tree: &Listing) -> OfLinks {
+fn links_with_owners(tree: &Listing) -> Links {
     let mut result = Vec::new();
     let mut pending = vec![(ROOT, Vec::new())];
     while let Some((folder, path)) = pending.pop() {

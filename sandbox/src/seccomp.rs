@@ -5,7 +5,9 @@
 //! others (namespaces, capabilities, permissions), and the only one for what those let through.
 //!
 //! What it does not catch: O_SYNC and O_DSYNC, as flags of openat(2) or of pwritev2(2), cannot be
-//! taken away by a filter; overlayfs ignores them when mounted `volatile`.
+//! taken away by a filter. overlayfs opens the file below with them even when mounted `volatile` (Linux
+//! 6.18), so such a write waits for the disk; the copy-on-write view ignores them. docs/benchmarks.md has
+//! what it costs. No script of Debian's is known to write so.
 
 use std::os::fd::OwnedFd;
 

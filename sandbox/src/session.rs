@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::{Change, Entry},
-    enforced::{Enforced, Tier, View},
+    enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
     plan::{Fixups, Layer, Plan, Source, Stored, Work},
@@ -170,14 +170,6 @@ impl Session {
         };
         if let Some(why) = &helper.degraded {
             inside.degraded.push(format!("tier single, and not full: {why}"));
-        }
-        if helper.tier == Tier::Single && inside.view == View::FuseCow {
-            // Its inodes have other numbers than the upper layer's, by which such links are found.
-            inside.degraded.push(
-                "tier single in the view fuse-cow: the owner of a symbolic link that has several names, or lost \
-                 one, may be lost"
-                    .to_owned(),
-            );
         }
         let Start { plan, folder, .. } = *start;
         let (tier, mapping) = (helper.tier, helper.mapping.clone());

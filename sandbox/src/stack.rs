@@ -246,10 +246,8 @@ impl Attempt<'_> {
         let contents = contents.map(|folder| format!("::{}", by_descriptor(folder))).unwrap_or_default();
         // The three `off` are defaults of most kernels, and make the result the same on all of them:
         // no metadata-only copies, no links kept across copy-up, no redirects in the upper layer.
-        // `xino` would give all files one device number, but inode numbers of 64 bits, over which
-        // stat(2) fails (EOVERFLOW) in programs of 32 bits that are not made for large files: Java of
-        // armhf finds no libjvm.so. Folders, which is what `--one-file-system` looks at, have one
-        // device number without it.
+        // Nor inode numbers with the layer's number in their high bits (`xino`): 32-bit programs without
+        // large file support cannot stat(2) such a file.
         let options = format!(
             "lowerdir={}{contents},upperdir={},workdir={},userxattr,index=off,metacopy=off,redirect_dir=nofollow,xino=off",
             lower.iter().map(by_descriptor).collect::<Vec<_>>().join(":"),

@@ -145,7 +145,7 @@ fn summary(enforced: &Enforced) -> String {
     let yes = |given: bool, what: &str| format!("{}{what}", if given { "" } else { "no " });
     let processes = inside.processes.map_or("no limit of".to_owned(), |most| format!("{most}"));
     [
-        "sandbox: tier full".to_owned(),
+        format!("sandbox: tier {}", enforced.tier.name()),
         format!("view {} ({asked})", inside.view),
         yes(inside.seccomp, "system call filter"),
         if inside.no_sync && inside.volatile { "syncs cost nothing" } else { "syncs reach the disk" }

@@ -163,7 +163,7 @@ fn key(image: &[Member], native: &[Member], policy: &Policy) -> Result<Sha256> {
         debs.sort();
         debs
     };
-    let inputs = (RULES, FORMAT, debs(image), debs(native), policy);
+    let inputs = (RULES, twins::RULES, FORMAT, debs(image), debs(native), policy);
     Ok(Sha256::of(serde_json::to_string(&inputs).map_err(Error::bug)?.as_bytes()))
 }
 

@@ -43,7 +43,7 @@ pub use wanted::wanted;
 pub const TREE: &str = "/.treestrap/twins";
 /// Which rules [`plan()`] and [`rewrite`] follow: for whoever keeps what they have made of the same
 /// packages and policy. Raised with every change of a table or a rule.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 3;
 /// Where starts are noted inside the sandbox.
 pub const LOG: &str = "/.treestrap/starts";
 

@@ -102,8 +102,8 @@ pub enum Reason {
     Rewrite(String),
     /// Data that it reads or writes has the machine's byte order, which is another one.
     ByteOrder,
-    /// Data that it reads or writes is laid out as in memory, and the machine's words are others.
-    Layout,
+    /// Data that it reads or writes depends on the size of the machine's words, which is another one.
+    Words,
 }
 
 impl fmt::Display for Reason {
@@ -127,7 +127,7 @@ impl fmt::Display for Reason {
             }
             Reason::Modules(package) => write!(f, "modules of {package} were not to be had for this machine"),
             Reason::Rewrite(why) => write!(f, "no twin could be made: {why}"),
-            Reason::Layout => f.write_str("it reads or writes data as it is in the machine's memory"),
+            Reason::Words => f.write_str("it reads or writes data that depends on the machine's words"),
             Reason::ByteOrder => f.write_str("it reads or writes data in the machine's byte order"),
         }
     }
@@ -167,17 +167,9 @@ pub fn plan(
             decided.push((program, twin));
         }
     }
-    let loaders = image.iter().flat_map(|package| {
-        let is_loader = |path: &str| path.rsplit('/').next() == machine.loader.rsplit('/').next();
-        let objects = package.inventory.objects().filter(move |(path, _)| is_loader(path));
-        objects.map(|(path, object)| (package.name.to_owned(), path.to_owned(), object.fingerprint()))
-    });
-    decided.extend(loaders.map(|(package, path, fingerprint)| {
-        let reason = "it is the image's loader, which ldd asks for a program's libraries";
-        (Program { fingerprint, package, path }, Err(Reason::Table(reason.to_owned())))
-    }));
     let mut result = Plan::default();
     result.add_all(decided, host);
+    result.emulated.extend(loaders(image, machine));
     for package in native.iter().filter(|package| result.packages.contains(package.name)) {
         for (path, entry) in &package.inventory.entries {
             // What is not in the tree, or has no paths that anything looks at.
@@ -201,6 +193,24 @@ pub fn plan(
         result.mounts.push(Mount { target: OTHER_NAME.to_owned(), source: LOCALE.to_owned() });
     }
     Ok(result)
+}
+
+/// The image's loader: no program of a package, and yet started.
+fn loaders(image: &[Package<'_>], machine: &Machine) -> Vec<Emulated> {
+    let reason =
+        Reason::Table("it is the image's loader, which ldd asks for a program's libraries".to_owned());
+    let mut result = Vec::new();
+    for package in image {
+        for (path, object) in package.inventory.objects() {
+            if path.rsplit('/').next() == machine.loader.rsplit('/').next() {
+                let fingerprint = object.fingerprint();
+                let program =
+                    Program { fingerprint, package: package.name.to_owned(), path: path.to_owned() };
+                result.push(Emulated { program, reason: reason.clone() });
+            }
+        }
+    }
+    result
 }
 
 /// A twin that passed.
@@ -289,8 +299,8 @@ impl<'a> Judge<'a> {
         if image.big_endian != host.big_endian && policy::in_byte_order(&neutral) {
             return Err(Reason::ByteOrder);
         }
-        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_memory(&neutral) {
-            return Err(Reason::Layout);
+        if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_words(&neutral) {
+            return Err(Reason::Words);
         }
         let found = native.inventory.programs().find(|(other, _)| self.host.neutral(other) == neutral);
         let (twin_path, twin) = found.ok_or(Reason::NoSuchProgram)?;

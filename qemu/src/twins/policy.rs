@@ -232,13 +232,14 @@ pub(super) fn may_load(program: &str, object: &str) -> bool {
 const BYTE_ORDER: &[&str] =
     &["usr/bin/localedef", "usr/bin/makedb", "usr/bin/kmod", "usr/bin/od", "*/glib-compile-schemas"];
 
-/// Programs that read or write files laid out as in memory: the same where words and byte order are.
-/// fontconfig names its caches after that (`…-le64.cache-9`) and makes one where it finds none.
-const MEMORY: &[&str] = &["usr/bin/fc-*"];
+/// Programs whose files depend on the size of words and the byte order of their machine. fontconfig's
+/// caches are laid out as in memory, and named after that (`…-le64.cache-9`); lz4 looks for matches of
+/// as many bytes as a word has, so that it finds others.
+const WORDS: &[&str] = &["usr/bin/fc-*", "usr/bin/lz4*"];
 
-/// Whether the program's files are laid out as in memory; the path is a neutral one.
-pub(super) fn in_memory(path: &str) -> bool {
-    MEMORY.iter().any(|pattern| matches(pattern, path))
+/// Whether the program's files depend on the size of words; the path is a neutral one.
+pub(super) fn in_words(path: &str) -> bool {
+    WORDS.iter().any(|pattern| matches(pattern, path))
 }
 
 /// Whether the program's files have the machine's byte order; the path is a neutral one.

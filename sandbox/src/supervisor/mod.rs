@@ -50,7 +50,7 @@ pub(crate) use uname::NO_DOMAIN;
 use crate::{
     enforced::Tier,
     error::{Doing, Error, Result, Step},
-    owners::{self, OfLinks, Owner, Remembered},
+    owners::{self, Links, Owner, Remembered},
     plan::Plan,
     protocol::{Channel, Start},
     seccomp::{self, Wanted},
@@ -131,7 +131,7 @@ pub(crate) struct Supervisor {
 /// fork inherits and a supervisor must not keep open.
 pub(crate) fn start(
     start: &Start,
-    links: OfLinks,
+    links: Links,
     others: &[BorrowedFd<'_>],
 ) -> Result<Option<(Supervisor, Channel)>> {
     if wanted(&start.plan, start.tier).calls().is_empty() {
@@ -150,7 +150,7 @@ pub(crate) fn start(
     }
 }
 
-fn run(start: &Start, links: Vec<(Vec<u8>, Owner)>, mut socket: Channel, mut control: Channel) -> Result<()> {
+fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying the supervisor to the monitor")?;
     let _ = prctl::set_name(c"sandbox-calls");
     // Each remembered link is an open descriptor.
@@ -188,7 +188,7 @@ fn run(start: &Start, links: Vec<(Vec<u8>, Owner)>, mut socket: Channel, mut con
 
 /// The owners of what cannot carry a record: the base's links, or all that a session remembered from
 /// which this one goes on.
-fn links_with_owners(start: &Start, stored: OfLinks) -> Result<OfLinks> {
+fn links_with_owners(start: &Start, stored: Links) -> Result<Links> {
     if start.tier != Tier::Single {
         return Ok(Vec::new());
     }

@@ -2,7 +2,14 @@
 
 use std::{
     collections::HashMap,
-    os::{fd::OwnedFd, unix::ffi::OsStringExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::MetadataExt,
+        },
+    },
+    path::Path,
 };
 
 use nix::{
@@ -100,16 +107,36 @@ impl Records {
         Ok(())
     }
 
-    /// Those that are not with the files themselves.
+    /// Those that are not with the files themselves, by every path below the root that leads to them.
     pub(super) fn remembered(&self) -> Vec<Remembered> {
-        let entries =
-            self.elsewhere.iter().chain(&self.of_base).filter_map(|((_, number), (owner, file))| {
-                if fstat(file).ok()?.st_nlink == 0 {
-                    return None; // removed since
+        let (mut remembered, mut several) = (Vec::new(), HashMap::new());
+        for (key, (owner, file)) in self.elsewhere.iter().chain(&self.of_base) {
+            let (Ok(stat), Ok(path)) = (fstat(file), readlink(own_name(file).as_c_str())) else { continue };
+            match (stat.st_nlink, path.into_vec().strip_prefix(b"/")) {
+                (1, Some(path)) if !path.ends_with(b" (deleted)") => {
+                    remembered.push(Remembered { path: path.to_vec(), owner: *owner });
                 }
-                let path = readlink(own_name(file).as_c_str()).ok()?.into_vec();
-                Some(Remembered { path: path.strip_prefix(b"/")?.to_vec(), number: *number, owner: *owner })
-            });
-        entries.collect()
+                (0, _) => {} // removed since
+                // The kernel knows one name of several, which need not be there any more.
+                _ => drop(several.insert(*key, *owner)),
+            }
+        }
+        if !several.is_empty() {
+            find(Path::new("/"), &several, &mut remembered);
+        }
+        remembered
+    }
+}
+
+/// Looks for files in a folder and below. What cannot be read holds nothing that anybody has changed.
+fn find(folder: &Path, wanted: &HashMap<(u64, u64), Owner>, found: &mut Vec<Remembered>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (Ok(metadata), path) = (entry.metadata(), entry.path()) else { continue };
+        if let Some(owner) = wanted.get(&(metadata.dev(), metadata.ino())) {
+            let path = path.as_os_str().as_bytes();
+            found.push(Remembered { path: path.strip_prefix(b"/").unwrap_or(path).to_vec(), owner: *owner });
+        } else if metadata.is_dir() && path != Path::new("/proc") {
+            find(&path, wanted, found);
+        }
     }
 }

@@ -67,6 +67,7 @@ impl Fields {
 }
 
 impl Layout {
+    #[allow(clippy::unnecessary_cast)] // not every architecture's fields are this wide
     fn encode(self, status: &FileStat, owner: Owner) -> Vec<u8> {
         let s = status;
         let times = [

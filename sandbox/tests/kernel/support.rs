@@ -264,8 +264,8 @@ pub(crate) fn stored(folder: &Path) -> Layer {
     stored_with(folder, &[])
 }
 
-/// The same, with other owners and modes at some paths.
-pub(crate) fn stored_with(folder: &Path, others: &[Fixup]) -> Layer {
+/// The same with other metadata for some of the paths.
+pub(crate) fn stored_with(folder: &Path, fixups: &[Fixup]) -> Layer {
     let listing = list_folder(folder).expect("a listing");
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let metadata = |inode, path: &[u8]| {
@@ -276,11 +276,12 @@ pub(crate) fn stored_with(folder: &Path, others: &[Fixup]) -> Layer {
             true
         });
         let own = |id, own| if id == own { 0 } else { id };
-        let other = others.iter().find(|other| other.path == path);
+        let fixup = fixups.iter().find(|fixup| fixup.path == path);
+        xattrs.extend(fixup.into_iter().flat_map(|fixup| fixup.xattrs.clone()));
         sandbox::view::Metadata {
-            uid: other.map_or(own(node.uid, uid), |other| other.uid),
-            gid: other.map_or(own(node.gid, gid), |other| other.gid),
-            mode: other.map_or(node.permissions.into(), |other| other.mode),
+            uid: fixup.map_or(own(node.uid, uid), |fixup| fixup.uid),
+            gid: fixup.map_or(own(node.gid, gid), |fixup| fixup.gid),
+            mode: fixup.map_or(node.permissions.into(), |fixup| fixup.mode),
             modified: node.modified,
             modified_nanoseconds: node.modified_nanoseconds,
             xattrs,
@@ -295,9 +296,10 @@ pub(crate) fn stored_with(folder: &Path, others: &[Fixup]) -> Layer {
             builder.link(parent, name, first).expect("added");
             continue;
         }
-        let path = paths[&entry.folder].iter().chain(name).copied().collect::<Vec<u8>>();
+        let slash: &[u8] = if entry.folder == ROOT { b"" } else { b"/" };
+        let path = [paths[&entry.folder].as_slice(), slash, name].concat();
         let (node, metadata) = (listing.node(entry.inode).expect("a node"), metadata(entry.inode, &path));
-        paths.insert(entry.inode, [path, b"/".to_vec()].concat());
+        paths.insert(entry.inode, path);
         let inode = match node.kind {
             view::Kind::Folder => builder.folder(parent, name, &metadata),
             view::Kind::File => {

@@ -1,7 +1,7 @@
 //! Which node is what: the tree below, the upper folder above, and copying up from one to the other.
 //!
-//! Inode numbers: [`ROOT`]; entry number of the tree + 2; from [`FIRST_UPPER`] on what is in the
-//! upper folder alone. A file of the tree with several names is several files here, as under
+//! Inode numbers: [`ROOT`]; entry number of the tree + 2; behind those what is in the upper folder alone.
+//! All are small: 32-bit programs without large file support cannot stat(2) larger ones. A file of the tree with several names is several files here, as under
 //! overlayfs, where changing one name's file leaves the others as they are.
 
 use std::{
@@ -33,15 +33,6 @@ use super::{
     acl,
     upper::{self, Child, Upper},
 };
-
-/// The first inode number of what the tree does not have. All have 32 bits: over more, stat(2) and
-/// readdir(3) fail (EOVERFLOW) in programs of 32 bits that are not made for large files.
-const FIRST_UPPER: u64 = 1 << 31;
-
-/// The number of a listed file that has none yet, made of that in the upper layer.
-fn listed(number: u64) -> u64 {
-    FIRST_UPPER | number & (FIRST_UPPER - 1)
-}
 
 /// Inode numbers 0 and 1 have their own meaning.
 const FIRST_ENTRY: u64 = 2;
@@ -90,12 +81,13 @@ impl<T: Tree> Layers<T> {
         let lower = if upper::is_opaque(folder.as_fd())? { None } else { Some(ROOT) };
         let root = Known { upper: Some(Arc::new(folder)), lower, nameless: false, lookups: 1 };
         let nodes = HashMap::from([(ROOT, root)]);
-        Ok(Layers { tree, upper, owners, nodes, by_upper: HashMap::new(), next: FIRST_UPPER })
+        let next = u64::from(tree.entry_count()) + FIRST_ENTRY;
+        Ok(Layers { tree, upper, owners, nodes, by_upper: HashMap::new(), next })
     }
 
-    /// The entry of the tree that a number stands for.
+    /// The entry of the tree that a number stands for, if it has that many.
     fn entry_number(id: u64) -> Option<u32> {
-        u32::try_from(id.checked_sub(FIRST_ENTRY)?).ok().filter(|_| id < FIRST_UPPER)
+        u32::try_from(id.checked_sub(FIRST_ENTRY)?).ok()
     }
 
     /// What the number stands for.
@@ -453,7 +445,7 @@ impl<T: Tree> Layers<T> {
         for (name, status) in &above {
             if let Some(status) = status {
                 let number = self.by_upper.get(&status.st_ino).copied();
-                list.push((number.unwrap_or(listed(status.st_ino)), upper::kind(status), name.clone()));
+                list.push((number.unwrap_or(status.st_ino), upper::kind(status), name.clone()));
             }
         }
         let hidden: HashSet<&[u8]> = above.keys().map(Vec::as_slice).collect();

@@ -13,8 +13,9 @@
 //! Every name and attribute goes through this one mount, so the kernel caches them for good; only
 //! what the upper folder's own file system does by itself (times on writing) it is told again.
 //!
-//! What it does not have: device nodes, `O_TMPFILE`, and locks or changes visible to anybody but through
-//! this mount.
+//! What it does not have: device nodes, `O_TMPFILE` (which the protocol's library does not know), and locks
+//! or changes visible to anybody but through this mount. A file of the tree with several names shows as
+//! several files, so `cp -a` of them makes no links. Inode numbers are its own.
 
 mod acl;
 mod layers;
