@@ -212,7 +212,13 @@ impl Output {
             Event::Accelerated { image, accelerated }
                 if self.options.explain_acceleration || self.options.verbosity == Verbosity::Verbose =>
             {
-                Some(explanation(image, accelerated))
+                Some(explanation(image, accelerated, 0.0))
+            }
+            // Those that were worth a twin.
+            Event::Accelerated { image, accelerated }
+                if normal && accelerated.programs.iter().any(|program| program.longest > LONG) =>
+            {
+                Some(explanation(image, accelerated, LONG))
             }
             Event::Enforced { image, summary, .. } if self.options.verbosity == Verbosity::Verbose => {
                 Some(format!("{image}: {}", printable(summary)))
@@ -261,11 +267,14 @@ pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// What ran where, and why not natively: a line a program.
-fn explanation(image: &str, accelerated: &Accelerated) -> String {
+/// Programs that ran longer than this in qemu, in seconds, are named in every summary.
+const LONG: f64 = 0.1;
+
+/// What ran where, and why not natively: a line for each program that ran longer than `least` seconds.
+fn explanation(image: &str, accelerated: &Accelerated, least: f64) -> String {
     let (native, emulated) = (accelerated.native, accelerated.emulated);
     let mut text = format!("{image}: {native} programs run natively, {emulated} in qemu");
-    for program in &accelerated.programs {
+    for program in accelerated.programs.iter().filter(|program| program.longest >= least) {
         let package = program.package.as_deref().unwrap_or("no package");
         let (count, path, reason) = (program.starts, printable(&program.path), printable(&program.reason));
         let seconds = program.seconds;
