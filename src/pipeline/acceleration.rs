@@ -40,7 +40,7 @@ fn fetch_wanted(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Re
     let Some(tools) = foreign.tools(image)? else { return Ok(()) };
     let store = Store::open(&session.repo)?;
     let members = members(lockfile.packages.iter(), &Ingester::new(&session.repo)?)?;
-    let wanted = twins::wanted(&mut Inventories::new(&store), &members, &machines, &policy(image))?;
+    let wanted = twins::wanted(&Inventories::new(&store), &members, &machines, &policy(image))?;
     let packages = tools
         .packages
         .into_iter()
@@ -144,7 +144,7 @@ fn make(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Twi
         return Err(Error::input("no package for this machine is in the repository"));
     }
     let store = Store::open(&session.repo)?;
-    twins::prepare(&store, &mut Inventories::new(&store), (&members, &natives), &machines, &policy(image))
+    twins::prepare(&store, &Inventories::new(&store), (&members, &natives), &machines, &policy(image))
 }
 
 /// The lock's entries of what was composed: the lock may have changed since.

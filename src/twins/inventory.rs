@@ -35,7 +35,7 @@ impl<'a> Inventories<'a> {
 
     /// Of packages that are not for all architectures: those have no programs that could have a twin,
     /// nor libraries.
-    pub(super) fn of_all(&mut self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
+    pub(super) fn of_all(&self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
         let with_programs = members.iter().filter(|member| member.ingested.architecture != "all");
         with_programs.map(|member| Ok((member.ingested.deb, self.of(&member.ingested)?))).collect()
     }
@@ -64,42 +64,53 @@ impl<'a> Inventories<'a> {
     }
 
     fn make(&self, package: &IngestedPackage) -> Result<Inventory> {
-        let mut root = self.store.root(package.commit)?;
         let record = self.store.package_record(package.commit)?;
         let record = record.ok_or_else(|| Error::bug(format!("{} has no record", package.name)))?;
         let mut inventory = Inventory::default();
         for (path, target) in &record.symlinks {
             inventory.add_link(&merge_usr(path), target);
         }
-        if let Some(data) = root.folder(self.store, "data")? {
-            self.folder(data, &mut String::new(), &mut inventory)?;
+        for (path, checksum) in files(self.store, package.commit)? {
+            if !inventory.entries.contains_key(&path) {
+                let object = self.store.object_path(checksum);
+                let executable = self.store.object_metadata(checksum)?.mode & 0o111 != 0;
+                inventory
+                    .add_file(&path, executable, || fs::read(&object))
+                    .with_context(|| format!("reading {}", object.display()))?;
+            }
         }
         Ok(inventory)
     }
+}
 
-    /// Adds the files below a folder; the links are there already.
-    fn folder(&self, folder: &mut Folder, path: &mut String, inventory: &mut Inventory) -> Result<()> {
-        for (name, node) in folder.entries(self.store)? {
-            let length = path.len();
-            if length > 0 {
-                path.push('/');
-            }
-            path.push_str(name);
-            match node {
-                Node::Folder(child) => self.folder(child, path, inventory)?,
-                Node::Object { checksum, .. } => {
-                    let merged = merge_usr(path);
-                    if !inventory.entries.contains_key(&merged) {
-                        let object = self.store.object_path(*checksum);
-                        let executable = self.store.object_metadata(*checksum)?.mode & 0o111 != 0;
-                        inventory
-                            .add_file(&merged, executable, || fs::read(&object))
-                            .with_context(|| format!("reading {}", object.display()))?;
-                    }
-                }
-            }
-            path.truncate(length);
-        }
-        Ok(())
+/// The files and links of a package's commit, by merged path.
+pub(super) fn files(store: &Store, commit: Sha256) -> Result<BTreeMap<String, Sha256>> {
+    let mut files = BTreeMap::new();
+    if let Some(data) = store.root(commit)?.folder(store, "data")? {
+        list(store, data, &mut String::new(), &mut files)?;
     }
+    Ok(files)
+}
+
+fn list(
+    store: &Store,
+    folder: &mut Folder,
+    path: &mut String,
+    files: &mut BTreeMap<String, Sha256>,
+) -> Result<()> {
+    for (name, node) in folder.entries(store)? {
+        let length = path.len();
+        if length > 0 {
+            path.push('/');
+        }
+        path.push_str(name);
+        match node {
+            Node::Folder(child) => list(store, child, path, files)?,
+            Node::Object { checksum, .. } => {
+                files.insert(merge_usr(path), *checksum);
+            }
+        }
+        path.truncate(length);
+    }
+    Ok(())
 }

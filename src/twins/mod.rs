@@ -87,7 +87,7 @@ impl Machines {
 /// # Errors
 /// If the repository cannot be read.
 pub fn wanted(
-    inventories: &mut Inventories<'_>,
+    inventories: &Inventories<'_>,
     image: &[Member],
     machines: &Machines,
     policy: &Policy,
@@ -103,7 +103,7 @@ pub fn wanted(
 /// If the repository cannot be read or written.
 pub fn prepare(
     store: &Store,
-    inventories: &mut Inventories<'_>,
+    inventories: &Inventories<'_>,
     (image, native): (&[Member], &[Member]),
     machines: &Machines,
     policy: &Policy,
@@ -113,7 +113,7 @@ pub fn prepare(
         return Ok(twins);
     }
     let (contents, native_contents) = (inventories.of_all(image)?, inventories.of_all(native)?);
-    let mut natives = tree::Natives::new(store, native)?;
+    let natives = tree::Natives::new(store, native)?;
     let plan = twins::plan(
         &packages(image, &contents),
         &packages(native, &native_contents),

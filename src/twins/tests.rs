@@ -120,10 +120,10 @@ fn twins_are_made_once_and_found_again() {
     ];
     let policy = Policy::default();
     let prepare = |image: &[Member], policy: &Policy| {
-        super::prepare(&place.store, &mut Inventories::new(&place.store), (image, &native), &machines, policy)
+        super::prepare(&place.store, &Inventories::new(&place.store), (image, &native), &machines, policy)
             .expect("twins")
     };
-    let wanted = wanted(&mut Inventories::new(&place.store), &image, &machines, &policy);
+    let wanted = wanted(&Inventories::new(&place.store), &image, &machines, &policy);
     assert_eq!(wanted.expect("a list"), ["coreutils"]);
 
     let twins = prepare(&image, &policy);

@@ -4,9 +4,9 @@
 
 use std::{collections::BTreeMap, fs};
 
-use qemu::twins::{Plan, libraries::merge_usr, rewrite};
+use qemu::twins::{Plan, rewrite};
 
-use super::{Machines, Member};
+use super::{Machines, Member, inventory::files};
 use crate::{
     Context, Error, Result,
     artefacts::Metadata,
@@ -32,26 +32,25 @@ impl<'a> Natives<'a> {
     pub(super) fn new(store: &'a Store, members: &[Member]) -> Result<Self> {
         let mut packages = BTreeMap::new();
         for member in members {
-            let mut files = BTreeMap::new();
-            if let Some(data) = store.root(member.ingested.commit)?.folder(store, "data")? {
-                list(store, data, &mut String::new(), &mut files)?;
-            }
-            packages.insert(member.ingested.name.clone(), files);
+            packages.insert(member.ingested.name.clone(), files(store, member.ingested.commit)?);
         }
         Ok(Natives { store, packages })
     }
 
     /// A program's content.
-    pub(super) fn read(&mut self, package: &str, path: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, package: &str, path: &str) -> Result<Vec<u8>> {
         let object = self.packages.get(package).and_then(|files| files.get(path));
-        let object = object.ok_or_else(|| Error::bug(format!("{package} has no {path}")))?;
-        let object = self.store.object_path(*object);
+        self.content(*object.ok_or_else(|| Error::bug(format!("{package} has no {path}")))?)
+    }
+
+    fn content(&self, checksum: Sha256) -> Result<Vec<u8>> {
+        let object = self.store.object_path(checksum);
         fs::read(&object).with_context(|| format!("reading {}", object.display()))
     }
 
     /// Writes the tree.
     pub(super) fn tree(
-        &mut self,
+        &self,
         transaction: &mut Transaction,
         plan: &Plan,
         machines: &Machines,
@@ -79,10 +78,7 @@ impl<'a> Natives<'a> {
                 }
                 let mut checksum = *checksum;
                 if plan.rewritten.contains(path) {
-                    let object = self.store.object_path(checksum);
-                    let program =
-                        fs::read(&object).with_context(|| format!("reading {}", object.display()))?;
-                    let program = rewrite(path, &program, (&machines.image, &machines.host))
+                    let program = rewrite(path, &self.content(checksum)?, (&machines.image, &machines.host))
                         .map_err(|error| Error::bug(format!("{path} was found fit to rewrite: {error}")))?;
                     checksum = transaction.write_object(&PROGRAM, &program)?;
                 }
@@ -91,28 +87,4 @@ impl<'a> Natives<'a> {
         }
         Ok(root)
     }
-}
-
-/// The files below a folder, by merged path.
-fn list(
-    store: &Store,
-    folder: &mut Folder,
-    path: &mut String,
-    files: &mut BTreeMap<String, Sha256>,
-) -> Result<()> {
-    for (name, node) in folder.entries(store)? {
-        let length = path.len();
-        if length > 0 {
-            path.push('/');
-        }
-        path.push_str(name);
-        match node {
-            Node::Folder(child) => list(store, child, path, files)?,
-            Node::Object { checksum, .. } => {
-                files.insert(merge_usr(path), *checksum);
-            }
-        }
-        path.truncate(length);
-    }
-    Ok(())
 }
