@@ -83,14 +83,16 @@ impl Store {
     /// # Errors
     /// As [`Store::open`]; if it cannot be created.
     pub fn open_or_create(path: &Path) -> Result<Store> {
-        if !path.join("config").exists() {
+        // What libostree makes last: a repository without it is half made, by a run that is under way
+        // or by one that was killed.
+        if !path.join("objects").exists() {
             let creating = || format!("creating the repository {}", path.display());
             std::fs::create_dir_all(path).with_context(creating)?;
             let text = path.to_str().ok_or_else(|| {
                 Error::input(format!("the repository's path {} is not UTF-8", path.display()))
             })?;
-            // Harmless where another process does the same at the same time: libostree leaves a
-            // repository that is there alone.
+            // Harmless where another process does the same at the same time: libostree leaves what
+            // is there alone, and makes what is missing.
             ostree::Repo::create_at(ostree::AT_FDCWD, text, RepoMode::BareUser, None, gio::Cancellable::NONE)
                 .map_err(|error| foreign(error, path))
                 .with_context(creating)?;

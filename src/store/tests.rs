@@ -155,6 +155,20 @@ fn a_folder_that_is_no_repository_of_ours() {
 }
 
 #[test]
+fn a_half_made_repository_is_made_whole() {
+    let (folder, store) = repository();
+    // as a process finds it while another makes it, or where that one was killed
+    for missing in ["objects", "refs/heads", "refs", "tmp"] {
+        let missing = store.path().join(missing);
+        fs::remove_dir_all(&missing).expect("a folder of the repository");
+        fs::remove_dir_all(store.path().join("objects")).ok();
+        Store::open_or_create(store.path()).expect("a repository");
+        assert!(missing.is_dir(), "{} is made again", missing.display());
+    }
+    drop(folder);
+}
+
+#[test]
 fn a_walk_tells_all_metadata() {
     let (_folder, store) = repository();
     let attributes = vec![(b"security.capability".to_vec(), vec![1; 20])];
