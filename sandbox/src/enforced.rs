@@ -113,12 +113,12 @@ pub struct Enforced {
 pub struct Inside {
     /// How the layers come together.
     pub view: View,
-    /// Whether no sync of a file reaches the disk: overlayfs is mounted `volatile` (Linux ≥ 5.10), or the
-    /// view is [`View::FuseCow`]. Writes with O_SYNC still may: see `seccomp`.
+    /// Whether the view passes no sync on: overlayfs is mounted `volatile` (Linux ≥ 5.10), or the view is
+    /// [`View::FuseCow`].
     pub volatile: bool,
     /// Whether the system call filter denies what no package script needs.
     pub seccomp: bool,
-    /// Whether it also answers fsync and its kin.
+    /// Whether neither fsync and its kin nor O_SYNC wait for the disk.
     pub no_sync: bool,
     /// Whether uname(2) says what the plan wants it to say; if not, it says what the host's does.
     #[serde(default)]

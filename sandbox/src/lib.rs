@@ -25,6 +25,7 @@
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
 //! | `capabilities`, `seccomp` | what commands may do: tables |
 //! | `protocol`, `bytes` | messages between the three |
+//! | `kernel` | its version |
 //! | `sys` | all unsafe code |
 //!
 //! # Example
@@ -56,6 +57,7 @@ mod error;
 mod execute;
 mod fixups;
 mod helper;
+mod kernel;
 mod monitor;
 mod owners;
 mod plan;
