@@ -20,7 +20,7 @@ use nix::{
 
 use crate::{
     binfmt, capabilities,
-    enforced::{Inside, Tier},
+    enforced::{Inside, MemoryLimit, Tier},
     error::{Doing, Error, Result, Step},
     execute,
     kernel::kernel_is_at_least,
@@ -49,8 +49,9 @@ pub(crate) fn run(
     let status = match set_up(start, &mut prepared, &mut supervisor) {
         Ok((inside, held)) => {
             let view = prepared.server;
+            let memory = inside.memory;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, commands, end_of_life, supervisor, view, running: None }.serve()
+                Server { plan, commands, end_of_life, supervisor, view, memory, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -125,6 +126,17 @@ fn set_up(
         .map_err(|error| error.at(Step::Namespaces))?;
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
+    let memory = plan.limits.memory.map(|most| {
+        if prepared.no_group.is_empty() {
+            return MemoryLimit::Together(most);
+        }
+        degraded.push(format!(
+            "memory is limited for each process by itself: {} (`systemd-run --user --scope` gives a place for \
+             a control group)",
+            prepared.no_group
+        ));
+        MemoryLimit::EachProcess(most)
+    });
     let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
         view: stack.view,
@@ -136,6 +148,8 @@ fn set_up(
         binfmt: plan.binfmt.iter().map(|entry| entry.name.clone()).collect(),
         no_nested_namespaces,
         processes,
+        memory,
+        time: plan.limits.time,
         degraded,
     };
     Ok((inside, table))
@@ -225,6 +239,7 @@ struct Server<'a> {
     supervisor: Option<Channel>,
     /// Who serves the view, if anybody does.
     view: Option<Channel>,
+    memory: Option<MemoryLimit>,
     /// The command that the caller waits for.
     running: Option<Running>,
 }
@@ -281,7 +296,7 @@ impl Server<'_> {
 
     fn handle(&mut self, message: ToChild, descriptors: Vec<OwnedFd>) -> Result<()> {
         match message {
-            ToChild::Run(run) => match execute::start(&run, self.plan, &descriptors) {
+            ToChild::Run(run) => match execute::start(&run, self.plan, self.memory, &descriptors) {
                 Ok(pid) => {
                     let terminal = run.terminal.then(|| descriptors.into_iter().next()).flatten();
                     self.running = Some(Running { pid, started: std::time::Instant::now(), terminal });
