@@ -118,6 +118,9 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
     if let Some(why) = crate::foreign::no_binfmt() {
         missing.push(("binfmt", why));
     }
+    if let Some(why) = crate::doctor::no_apparmor() {
+        missing.push(("apparmor", why));
+    }
     if let Some(why) = crate::foreign::no_archive() {
         missing.push(("archive", why));
     }
