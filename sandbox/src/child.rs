@@ -8,14 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
+        stat::Mode,
     },
-    unistd::{Pid, sethostname},
+    unistd::{Pid, chdir, chroot, sethostname},
 };
 
 use crate::{
@@ -46,10 +48,10 @@ pub(crate) fn run(
 ) -> ! {
     let plan = &start.plan;
     let status = match set_up(start, &mut prepared, supervisor.as_mut()) {
-        Ok((inside, held)) => {
+        Ok((inside, root, held)) => {
             let view = prepared.server;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, commands, end_of_life, supervisor, view, running: None }.serve()
+                Server { plan, root, commands, end_of_life, supervisor, view, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -62,12 +64,13 @@ pub(crate) fn run(
     process::exit_now(status)
 }
 
-/// Everything between the fork and the first command; what has to stay open comes back.
+/// Everything between the fork and the first command. Gives what it came to, the root of commands, and
+/// what has to stay open.
 fn set_up(
     start: &Start,
     prepared: &mut Prepared,
     supervisor: Option<&mut Channel>,
-) -> Result<(Inside, Option<OwnedFd>)> {
+) -> Result<(Inside, OwnedFd, Option<OwnedFd>)> {
     let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
@@ -137,7 +140,18 @@ fn set_up(
         processes,
         degraded,
     };
-    Ok((inside, table))
+    let root = step_aside().doing("leaving the root").map_err(|error| error.at(Step::Mounts))?;
+    Ok((inside, root, table))
+}
+
+/// Has pid 1 another root than its commands, which so find themselves in a chroot, as they are used to
+/// when an image is made: ischroot(1) and its kin compare the two, and scripts that take a machine for
+/// running restart its init. Gives the root of commands.
+fn step_aside() -> nix::Result<OwnedFd> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    chroot("/sys")?; // a mount of its own, and empty
+    chdir("/")?;
+    Ok(root)
 }
 
 /// The filter holds for pid 1 and all that it starts; it must come last. Gives what it does, if there
@@ -212,6 +226,8 @@ fn process_limit_holds() -> bool {
 
 struct Server<'a> {
     plan: &'a Plan,
+    /// The root of commands.
+    root: OwnedFd,
     commands: Channel,
     end_of_life: OwnedFd,
     /// Closes when the supervisor ends.
@@ -274,7 +290,7 @@ impl Server<'_> {
 
     fn handle(&mut self, message: ToChild, descriptors: Vec<OwnedFd>) -> Result<()> {
         match message {
-            ToChild::Run(run) => match execute::start(&run, self.plan, &descriptors) {
+            ToChild::Run(run) => match execute::start(&run, self.plan, &self.root, &descriptors) {
                 Ok(pid) => {
                     let terminal = run.terminal.then(|| descriptors.into_iter().next()).flatten();
                     self.running = Some(Running { pid, started: std::time::Instant::now(), terminal });

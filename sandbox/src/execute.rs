@@ -13,7 +13,7 @@ use nix::{
         resource::{Resource, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
     },
-    unistd::{Pid, chdir, setpgid, setsid, tcsetpgrp},
+    unistd::{Pid, chdir, chroot, fchdir, setpgid, setsid, tcsetpgrp},
 };
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Starts it; gives its process id once the program runs, or why it could not be started.
-pub(crate) fn start(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<i32> {
+pub(crate) fn start(run: &Run, plan: &Plan, root: &OwnedFd, descriptors: &[OwnedFd]) -> Result<i32> {
     if descriptors.len() != run.descriptors.len() {
         return Err(Error::bug("descriptors got lost on the way"));
     }
@@ -42,7 +42,7 @@ pub(crate) fn start(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<i
             }
         }
         Fork::Child => {
-            let Err(error) = become_command(run, plan, descriptors);
+            let Err(error) = become_command(run, plan, root, descriptors);
             let _ = writer.send(&FromChild::Failed(error), &[]);
             process::exit_now(127)
         }
@@ -50,7 +50,13 @@ pub(crate) fn start(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<i
 }
 
 /// Becomes the command. The child of a single-threaded process may do anything here.
-fn become_command(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<std::convert::Infallible> {
+fn become_command(
+    run: &Run,
+    plan: &Plan,
+    root: &OwnedFd,
+    descriptors: &[OwnedFd],
+) -> Result<std::convert::Infallible> {
+    fchdir(root).and_then(|()| chroot(".")).doing("changing to the root")?;
     let terminal = descriptors.first().filter(|_| run.terminal);
     match terminal {
         Some(terminal) => {
