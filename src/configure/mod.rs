@@ -6,7 +6,9 @@
 //! what scripts see and the commit does not.
 
 mod acceleration;
+mod debconf;
 pub mod environment;
+mod identity;
 mod interpose;
 mod journal;
 mod normalise;
@@ -31,7 +33,7 @@ pub use requirements::{AccelerationWish, Requirements};
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Composed, Configured, IdentityPolicy, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::Kind,
     report::{Event, Reporter},
@@ -39,7 +41,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 5;
+pub const RULES: u32 = 6;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -61,6 +63,8 @@ pub struct Inputs<'a> {
     pub acceleration: Option<&'a Acceleration>,
     /// The text of a debconf preseed file.
     pub preseed: Option<&'a [u8]>,
+    /// What becomes of what identifies a device.
+    pub identity: IdentityPolicy,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// The folder of the log.
@@ -287,6 +291,7 @@ fn adopt_changes(
 ) -> Result<Vec<TreeChange>> {
     let image = inputs.composed.image.as_str();
     let mut changes = Vec::new();
+    let mut questions = debconf::Database::default();
     session.changes::<Error>(&mut |change, content| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
@@ -310,9 +315,12 @@ fn adopt_changes(
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
             sandbox::Entry::File { metadata, size, hard_link } => {
-                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
-                    .with_context(|| format!("storing /{path}"))?;
+                let mut content =
+                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                questions.read(&change.path, &mut content, size)?;
+                let (mut content, size) =
+                    normalise::content(inputs.identity, &change.path, content, size, newest(inputs))
+                        .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
@@ -333,11 +341,14 @@ fn adopt_changes(
             }
         };
         let change = TreeChange { path: change.path, now };
-        if normalise::keeps(&change) {
+        if normalise::keeps(inputs.identity, &change) {
             changes.push(change);
         }
         Ok(())
     })?;
+    for question in questions.unanswered(inputs.preseed) {
+        reporter.note(image, question);
+    }
     Ok(changes)
 }
 

@@ -15,14 +15,14 @@ use qemu::{crash::crashes, starts::Starts, twins::Plan};
 use sandbox::{Command, Outcome, Session, Status, Stdio};
 
 use super::{
-    Acceleration, Inputs,
+    Acceleration, Inputs, identity,
     journal::Journal,
     order::{self, Step},
     status_fd::{self, Line},
 };
 use crate::{
     Context, Error, Result,
-    artefacts::UnpackedPackage,
+    artefacts::{IdentityPolicy, UnpackedPackage},
     report::{Event, Reporter, Stage},
 };
 
@@ -193,7 +193,7 @@ impl<'a> Scripts<'a> {
                 self.step(step)?;
                 self.done += 1;
             }
-            Ok(())
+            self.first_boot()
         });
         self.journal.flush()?;
         result
@@ -329,6 +329,24 @@ impl<'a> Scripts<'a> {
         Err(failure(&self.journal, first, &what))
     }
 
+    /// Lets the device make anew what its image is not to have.
+    fn first_boot(&mut self) -> Result<()> {
+        if self.inputs.identity != IdentityPolicy::FirstBoot {
+            return Ok(());
+        }
+        let (status, found) = self.output(Command::new(["/bin/sh", "-c", &identity::search()]))?;
+        if !status.success() {
+            return Err(self.failure("dash", "looking for what identifies a device", &how(status.outcome)));
+        }
+        let Some(script) = identity::installation(&found) else { return Ok(()) };
+        let heading = format!("first boot: {}", found.join(", "));
+        let (status, _) = self.command(&heading, Command::new(["/bin/sh", "-c", &script]), None)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(self.failure("dash", &heading, &how(status.outcome)))
+    }
+
     /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
     fn command(
         &mut self,
@@ -378,7 +396,7 @@ impl<'a> Scripts<'a> {
     fn output(&mut self, command: Command) -> Result<(Status, Vec<String>)> {
         let (said, mut command) = listen(command, None, false)?;
         command.stderr = Stdio::Null; // warnings are no packages
-        let status = self.session.run_unless(&command, self.stop).context("asking dpkg")?;
+        let status = self.session.run_unless(&command, self.stop).context("asking the image")?;
         drop(command);
         let lines = said.iter().filter_map(|said| match said {
             Said::Output(line) => Some(line),
