@@ -208,7 +208,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "\"keep\"",
         "\"kept\"",
         "25:12: \"kept\" is nothing that images.zeta.identity can be",
-        "did you mean \"keep\"",
+        "did you mean \"keep\"?",
     ),
     // TOML itself
     ("[images.alpha]", "[images.zeta]", "27:9: duplicate key", ""),
