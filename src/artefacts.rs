@@ -4,7 +4,7 @@
 //! between them. Paths inside an image are bytes without a leading slash (`usr/bin/env`); the
 //! root is the empty path.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +249,19 @@ pub struct StageTwo {
     pub accelerate: Option<String>,
     /// `--require WHAT`: degradations that are errors.
     pub require: Vec<String>,
+    /// `--limit`: what scripts may use up.
+    pub limits: Limits,
+}
+
+/// What scripts may use up; none: what the sandbox has by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes and threads at one time.
+    pub processes: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Wall time of one command.
+    pub time: Option<Duration>,
 }
 
 /// What stage 2 changed, with contents in the store already, and how it went.

@@ -22,9 +22,10 @@ use nix::{
 
 use crate::{
     binfmt, capabilities,
-    enforced::{Inside, Tier},
+    enforced::{Inside, MemoryLimit, Tier},
     error::{Doing, Error, Result, Step},
     execute,
+    kernel::kernel_is_at_least,
     plan::Plan,
     protocol::{Channel, FromChild, Start, ToChild},
     root::View,
@@ -47,11 +48,12 @@ pub(crate) fn run(
     mut supervisor: Option<Channel>,
 ) -> ! {
     let plan = &start.plan;
-    let status = match set_up(start, &mut prepared, supervisor.as_mut()) {
+    let status = match set_up(start, &mut prepared, &mut supervisor) {
         Ok((inside, root, held)) => {
             let view = prepared.server;
+            let memory = inside.memory;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, root, commands, end_of_life, supervisor, view, running: None }.serve()
+                Server { plan, root, commands, end_of_life, supervisor, view, memory, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -69,7 +71,7 @@ pub(crate) fn run(
 fn set_up(
     start: &Start,
     prepared: &mut Prepared,
-    supervisor: Option<&mut Channel>,
+    supervisor: &mut Option<Channel>,
 ) -> Result<(Inside, OwnedFd, Option<OwnedFd>)> {
     let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
@@ -127,17 +129,30 @@ fn set_up(
         .map_err(|error| error.at(Step::Namespaces))?;
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
+    let memory = plan.limits.memory.map(|most| {
+        if prepared.no_group.is_empty() {
+            return MemoryLimit::Together(most);
+        }
+        degraded.push(format!(
+            "memory is limited for each process by itself: {} (`systemd-run --user --scope` gives a place for \
+             a control group)",
+            prepared.no_group
+        ));
+        MemoryLimit::EachProcess(most)
+    });
     let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
         view: stack.view,
         volatile: stack.volatile,
         seccomp: in_force.is_some(),
-        no_sync: in_force.is_some_and(|filter| filter.no_sync),
+        no_sync: in_force.is_some_and(|filter| filter.no_sync && filter.no_synced_opens),
         uname: in_force.is_some_and(|filter| filter.uname),
         capabilities,
         binfmt: plan.binfmt.iter().map(|entry| entry.name.clone()).collect(),
         no_nested_namespaces,
         processes,
+        memory,
+        time: plan.limits.time,
         degraded,
     };
     let root = step_aside().doing("leaving the root").map_err(|error| error.at(Step::Mounts))?;
@@ -159,28 +174,41 @@ fn step_aside() -> nix::Result<OwnedFd> {
 fn filter_system_calls(
     plan: &Plan,
     tier: Tier,
-    supervisor: Option<&mut Channel>,
+    supervisor: &mut Option<Channel>,
     degraded: &mut Vec<String>,
 ) -> Result<Option<Wanted>> {
     let mounts = std::fs::File::open("/proc/self/ns/mnt").doing("opening the mount namespace")?;
     let mut wanted = supervisor::wanted(plan, tier);
+    if plan.no_sync && !wanted.no_synced_opens {
+        degraded.push("files opened with O_SYNC wait for the disk (Linux 5.14 lets them not)".into());
+    }
     let mut installed = seccomp::install(wanted);
     if let Err(errno @ (Errno::EBUSY | Errno::EINVAL)) = installed
         && tier == Tier::Full
     {
         // Somebody around us answers calls already, and the kernel allows one. (EINVAL: Linux < 5.0.)
-        degraded.push(format!("the kernel's name inside is the host's: {}", errno.desc()));
-        wanted.uname = false;
+        let lost = [
+            (&mut wanted.uname, "the kernel's name inside is the host's"),
+            (&mut wanted.no_synced_opens, "files opened with O_SYNC wait for the disk"),
+        ];
+        for (wanted, lost) in lost.into_iter().filter(|(wanted, _)| **wanted) {
+            degraded.push(format!("{lost}: {}", errno.desc()));
+            *wanted = false;
+        }
         installed = seccomp::install(wanted);
     }
-    match (installed, supervisor) {
-        (Ok(listener), Some(supervisor)) => {
-            let descriptors: Vec<_> =
-                [mounts.as_fd()].into_iter().chain(listener.iter().map(AsFd::as_fd)).collect();
-            supervisor.send(&supervisor::Watch { calls: listener.is_some() }, &descriptors)?;
+    match (installed, supervisor.as_mut()) {
+        (Ok(Some(listener)), Some(channel)) => {
+            channel.send(&supervisor::Watch { calls: true }, &[mounts.as_fd(), listener.as_fd()])?;
             Ok(Some(wanted))
         }
-        (Ok(None), None) => Ok(Some(wanted)),
+        (Ok(None), channel) => {
+            if let Some(channel) = channel {
+                channel.send(&supervisor::Watch { calls: false }, &[])?;
+            }
+            *supervisor = None; // nothing to answer: it ends
+            Ok(Some(wanted))
+        }
         (Ok(Some(_)), None) => Err(Error::bug("nobody is there to answer system calls")),
         // The kernel has no filters, or a runtime around us forbids them.
         (Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)), _)
@@ -209,13 +237,6 @@ fn limit_processes(most: u64) -> bool {
     may_try && std::fs::write("/proc/sys/kernel/pid_max", highest.to_string()).is_ok() || holds_anyway
 }
 
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let Ok(system) = nix::sys::utsname::uname() else { return false };
-    let release = system.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
-    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(a), Some(b)) if (a, b) >= (major, minor))
-}
-
 /// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
 /// (copy_process() in kernel/fork.c), whom pid 1 is when root itself called.
 fn process_limit_holds() -> bool {
@@ -234,6 +255,7 @@ struct Server<'a> {
     supervisor: Option<Channel>,
     /// Who serves the view, if anybody does.
     view: Option<Channel>,
+    memory: Option<MemoryLimit>,
     /// The command that the caller waits for.
     running: Option<Running>,
 }
@@ -290,7 +312,8 @@ impl Server<'_> {
 
     fn handle(&mut self, message: ToChild, descriptors: Vec<OwnedFd>) -> Result<()> {
         match message {
-            ToChild::Run(run) => match execute::start(&run, self.plan, &self.root, &descriptors) {
+            ToChild::Run(run) => match execute::start(&run, self.plan, self.memory, &self.root, &descriptors)
+            {
                 Ok(pid) => {
                     let terminal = run.terminal.then(|| descriptors.into_iter().next()).flatten();
                     self.running = Some(Running { pid, started: std::time::Instant::now(), terminal });

@@ -19,6 +19,7 @@ use nix::{
 use crate::{
     Kind,
     bytes::escape,
+    enforced::MemoryLimit,
     error::{Doing, Error, Result},
     plan::Plan,
     protocol::{Channel, FromChild, Run},
@@ -26,7 +27,13 @@ use crate::{
 };
 
 /// Starts it; gives its process id once the program runs, or why it could not be started.
-pub(crate) fn start(run: &Run, plan: &Plan, root: &OwnedFd, descriptors: &[OwnedFd]) -> Result<i32> {
+pub(crate) fn start(
+    run: &Run,
+    plan: &Plan,
+    memory: Option<MemoryLimit>,
+    root: &OwnedFd,
+    descriptors: &[OwnedFd],
+) -> Result<i32> {
     if descriptors.len() != run.descriptors.len() {
         return Err(Error::bug("descriptors got lost on the way"));
     }
@@ -42,7 +49,7 @@ pub(crate) fn start(run: &Run, plan: &Plan, root: &OwnedFd, descriptors: &[Owned
             }
         }
         Fork::Child => {
-            let Err(error) = become_command(run, plan, root, descriptors);
+            let Err(error) = become_command(run, plan, memory, root, descriptors);
             let _ = writer.send(&FromChild::Failed(error), &[]);
             process::exit_now(127)
         }
@@ -53,6 +60,7 @@ pub(crate) fn start(run: &Run, plan: &Plan, root: &OwnedFd, descriptors: &[Owned
 fn become_command(
     run: &Run,
     plan: &Plan,
+    memory: Option<MemoryLimit>,
     root: &OwnedFd,
     descriptors: &[OwnedFd],
 ) -> Result<std::convert::Infallible> {
@@ -71,8 +79,8 @@ fn become_command(
     let limit = |resource, value: u64| setrlimit(resource, value, value).doing("setting a resource limit");
     limit(Resource::RLIMIT_NPROC, plan.limits.processes)?;
     limit(Resource::RLIMIT_CORE, 0)?; // no core dump ends up in an image
-    if let Some(memory) = plan.limits.memory {
-        limit(Resource::RLIMIT_DATA, memory)?;
+    if let Some(MemoryLimit::EachProcess(most)) = memory {
+        limit(Resource::RLIMIT_DATA, most)?;
     }
     let folder = if run.folder.is_empty() { b"/" } else { run.folder.as_slice() };
     chdir(OsStr::from_bytes(folder))

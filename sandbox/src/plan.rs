@@ -191,7 +191,9 @@ pub struct Limits {
     /// (`kernel.pid_max` of its pid namespace); before, of each user inside (`RLIMIT_NPROC`), which the
     /// kernel does not apply to the host's own root.
     pub processes: u64,
-    /// Bytes of private writable memory of one process (`RLIMIT_DATA`, counted so since Linux 4.7).
+    /// Bytes of memory: of the whole sandbox, where it can have a control group of its own
+    /// (`memory.max`, cgroups(7)), else of private writable memory of each process (`RLIMIT_DATA`, counted
+    /// so since Linux 4.7). [`Enforced`](crate::Enforced) says which.
     pub memory: Option<u64>,
     /// Wall time of one command.
     pub time: Option<Duration>,
@@ -317,7 +319,7 @@ impl fmt::Display for Plan {
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;
         if let Some(memory) = self.limits.memory {
-            write!(f, ", {memory} bytes a process")?;
+            write!(f, ", {memory} bytes of memory")?;
         }
         if let Some(time) = self.limits.time {
             write!(f, ", {} s a command", time.as_secs_f64())?;

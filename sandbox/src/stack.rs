@@ -31,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) listing: Option<Listing>,
     /// The process that serves FUSE, where a view may need it.
     pub(crate) server: Option<Channel>,
+    /// Why there is no control group for the limit of memory; empty where there is one, or no limit.
+    pub(crate) no_group: String,
 }
 
 /// Whose files a stored tree shows: their owners'. In tier single the tree has been made root's before,

@@ -85,14 +85,8 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let mut plan = environment::plan(
-        inputs.base,
-        inputs.requirements.view(),
-        Some(interposed),
-        inputs.emulator,
-        Changes::New,
-    );
-    plan.tier = inputs.requirements.tier();
+    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    inputs.requirements.add_to(&mut plan);
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
@@ -217,8 +211,8 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let mut plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
-    plan.tier = run.requirements.tier();
+    let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    run.requirements.add_to(&mut plan);
     plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {
         acceleration.add_to(&mut plan);

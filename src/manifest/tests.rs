@@ -269,7 +269,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
     ("\"armhf\"", "\"armfh\"", "15:8: \"armfh\" is no architecture of Debian", "did you mean \"armhf\"?"),
     ("arch = \"armhf\"\n", "", "14:9: [images.zeta] needs arch, such as arch = \"armhf\"", ""),
-    ("packages = []", "", "26:9: [images.alpha] needs packages, such as packages = [\"systemd-sysv\"]", ""),
+    ("packages = []", "", "27:9: [images.alpha] needs packages, such as packages = [\"systemd-sysv\"]", ""),
     ("\"own\", \"debian\"", "\"onw\"", "17:10: there is no [repos.onw]", "did you mean \"own\"?"),
     ("\"own\", \"debian\"", "\"own\", \"own\"", "17:17: images.zeta.repos names \"own\" twice", ""),
     (
@@ -281,7 +281,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     (
         "packages = []",
         "packages = [\"a-b-\"]\nessential = false",
-        "26:9: [images.alpha] asks for no package at all",
+        "27:9: [images.alpha] asks for no package at all",
         "add some to packages",
     ),
     // packages

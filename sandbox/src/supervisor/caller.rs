@@ -164,8 +164,8 @@ impl Caller<'_> {
         if folder == libc::AT_FDCWD { self.of_proc("cwd") } else { self.descriptor(folder) }
     }
 
-    /// A field of the caller's /proc/PID/status.
-    pub(super) fn status(&self, field: &str) -> nix::Result<String> {
+    /// The caller's /proc/PID/status.
+    pub(super) fn status(&self) -> nix::Result<Status> {
         let name = format!("{}/status", self.thread());
         let file = openat(
             &self.surroundings.proc,
@@ -176,15 +176,7 @@ impl Caller<'_> {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut File::from(file), &mut text).map_err(|_| Errno::EIO)?;
         self.still_waits()?;
-        let mut lines = text.lines();
-        let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.map(|value| value.trim().to_owned()).ok_or(Errno::EIO)
-    }
-
-    /// The caller's mask for the modes of new files.
-    pub(super) fn umask(&self) -> nix::Result<Mode> {
-        let octal = u32::from_str_radix(&self.status("Umask")?, 8).map_err(|_| Errno::EIO)?;
-        Ok(Mode::from_bits_truncate(octal))
+        Ok(Status(text))
     }
 
     /// Opens `path` as the caller would, relative to what `folder` is for it.
@@ -220,10 +212,28 @@ impl Caller<'_> {
     }
 }
 
+/// What /proc/PID/status says of a thread (proc_pid_status(5)).
+pub(super) struct Status(String);
+
+impl Status {
+    /// A field, such as `NoNewPrivs`.
+    pub(super) fn field(&self, name: &str) -> nix::Result<&str> {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(str::trim).ok_or(Errno::EIO)
+    }
+
+    /// The mask for the modes of new files.
+    pub(super) fn umask(&self) -> nix::Result<Mode> {
+        let octal = u32::from_str_radix(self.field("Umask")?, 8).map_err(|_| Errno::EIO)?;
+        Ok(Mode::from_bits_truncate(octal))
+    }
+}
+
 /// /proc/self is whoever looks, and the supervisor is not in the /proc of the sandbox: what a path below
 /// it is called below the caller's folder in the host's /proc. Only links that lead back into the
 /// sandbox, and without `..`: the host's /proc is no place of the sandbox.
-fn own_link(path: &[u8]) -> Option<String> {
+pub(super) fn own_link(path: &[u8]) -> Option<String> {
     let rest =
         [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|prefix| path.strip_prefix(*prefix));
     let own = match (rest, path) {

@@ -45,9 +45,6 @@ pub(crate) const SINGLE: &[Rule] = &[
     status(-1, None, Some(196), Target::Link, 1, Layout::Arm),
     status(-1, Some(197), None, Target::Open, 1, Layout::I386),
     status(-1, None, Some(197), Target::Open, 1, Layout::Arm),
-    make(libc::SYS_openat, 295, 322, MAKES[2], Make::OpenAt),
-    make(x86_64(2), 5, 5, MAKES[1], Make::Open),
-    make(libc::SYS_openat2, 437, 437, Always, Make::OpenAt2),
     make(x86_64(85), 8, 8, Always, Make::Creat),
     make(x86_64(83), 39, 39, Always, Make::Folder),
     make(libc::SYS_mkdirat, 296, 323, Always, Make::FolderAt),
@@ -136,12 +133,28 @@ pub(crate) const SINGLE_IS_KNOWN: bool = cfg!(any(
     target_arch = "loongarch64"
 ));
 
-/// With the flags in this argument, an open that may make a file.
-const MAKES: [When; 3] = [
-    Always,
-    Bits(1, (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u32),
-    Bits(2, (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u32),
-];
+/// The flags of an open that may make a file. (O_TMPFILE has O_DIRECTORY in it.)
+const MAKES: i32 = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
+/// The flags with which a write waits for the disk. (O_SYNC has O_DSYNC in it.)
+const SYNCS: i32 = libc::O_SYNC | libc::O_DSYNC;
+
+/// Opens that the supervisor gets in tier single where syncs are real,
+pub(crate) const OPENS_IN_SINGLE: [Rule; 3] = opens(MAKES);
+/// in tier full where they are not,
+pub(crate) const SYNCED_OPENS: [Rule; 3] = opens(SYNCS);
+/// and in tier single where they are not.
+pub(crate) const OPENS: [Rule; 3] = opens(MAKES | SYNCS);
+
+/// Opens with one of these flags, which have the same bits in every ABI that one kernel has. Those of
+/// openat2(2) are in memory, where a filter cannot look.
+const fn opens(flags: i32) -> [Rule; 3] {
+    let flags = flags as u32;
+    [
+        make(libc::SYS_openat, 295, 322, Bits(2, flags), Make::OpenAt),
+        make(x86_64(2), 5, 5, Bits(1, flags), Make::Open),
+        make(libc::SYS_openat2, 437, 437, Always, Make::OpenAt2),
+    ]
+}
 
 const fn status(
     native: libc::c_long,
