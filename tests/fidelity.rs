@@ -117,7 +117,7 @@ fn the_comparison_sees_every_kind_of_difference() {
     assert_eq!(lines, sorted, "{outcome}");
 
     let all =
-        "any content # a\nany m* # b\ntheirs other # c\nowner owner # d\ntarget target # e\ntype t?pe # f\n";
+        "any c?ntent # a\nany m* # b\ntheirs other # c\nowner owner # d\ntarget target # e\ntype t?pe # f\n";
     compare(&ours, &theirs, all).ok();
     let most = all.replace("theirs other", "ours other");
     assert_eq!(compare(&ours, &theirs, &most).stdout, "theirs other\n");

@@ -6,14 +6,14 @@
 Users and groups are compared by name, as each tree's own /etc/passwd and /etc/group give it: which
 number a system user gets depends on the order in which packages are configured. Hard links are compared
 by content. Where the order of lines or stanzas has no meaning (NORMAL below), it is not compared. Nor are
-times, also those inside Python's byte code. A line a difference:
+times, nor those inside Python's byte code and an initramfs. A line a difference:
 
     ours PATH                     only in OURS
     theirs PATH                   only in THEIRS
     WHAT PATH: OURS / THEIRS      in both, with another type, mode, owner, target, content, xattrs, device
 
 FILE lists what is expected to differ: a line has one of these words (`any` stands for all of them), a
-shell pattern for the path (`*` also matches `/`), and, after `#`, the reason, without which it is an
+shell pattern for the path (`*` does not match `/`), and, after `#`, the reason, without which it is an
 error. --show also prints how texts differ. Exit status: 0 equal but for what FILE lists; 1 different; 2 usage.
 """
 import argparse
@@ -21,8 +21,10 @@ import difflib
 import fnmatch
 import hashlib
 import pathlib
+import subprocess
 import sys
 import tarfile
+import zlib
 from typing import NamedTuple
 
 WORDS = ("ours", "theirs", "type", "mode", "owner", "target", "content", "xattrs", "device")
@@ -99,6 +101,40 @@ def byte_code(data):
     return data[:8] + bytes(4) + data[12:] if data[4:8] == bytes(4) else data
 
 
+def initramfs(data):
+    """An initramfs without its files' times and inodes: cpio archives of format newc, one after another, of
+    which the last is compressed (initramfs-tools(7), the kernel's buffer-format document)."""
+    found, at = [], 0
+    while at < len(data):
+        if data[at : at + 4] in (b"\0\0\0\0", b""):
+            at += 4
+        elif data[at : at + 6] == b"070701":
+            fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+            _, mode, uid, gid, links, _, size, *_, major, minor, named, _ = fields
+            name = data[at + 110 : at + 110 + named - 1]
+            start = (at + 110 + named + 3) & ~3
+            content = hashlib.sha256(data[start : start + size]).hexdigest()
+            found.append(f"{name!r} {mode:o} {uid} {gid} {links} {major} {minor} {content}\n".encode())
+            at = (start + size + 3) & ~3
+        elif data[at : at + 2] == b"\x1f\x8b":
+            data = data[:at] + zlib.decompress(data[at:], 31)
+        elif data[at : at + 4] == b"\x28\xb5\x2f\xfd":
+            unpacked = subprocess.run(["zstd", "-d"], input=data[at:], stdout=subprocess.PIPE, check=True).stdout
+            data = data[:at] + unpacked
+        else:
+            return data
+    return b"".join(found)
+
+
+def normal(name, data):
+    """A file's content without what has no meaning."""
+    if name.endswith(".pyc"):
+        return byte_code(data)
+    if name.startswith("boot/initrd.img"):
+        return initramfs(data)
+    return NORMAL.get(name, bytes)(data)
+
+
 class Tree:
     """A tar file's entries, and the contents of its small files."""
 
@@ -139,11 +175,16 @@ class Tree:
             return Entry("folder", **fields)
         if not member.isreg():
             return Entry("device", device=(member.type, member.devmajor, member.devminor), **fields)
-        data = tar.extractfile(member).read()
-        data = byte_code(data) if name.endswith(".pyc") else NORMAL.get(name, bytes)(data)
+        data = normal(name, tar.extractfile(member).read())
         if len(data) <= SHOWN:
             self.texts[name] = data
         return Entry("file", content=hashlib.sha256(data).hexdigest(), **fields)
+
+
+def matches(pattern, path):
+    """Whether a shell pattern matches a path, name by name."""
+    names, patterns = path.split("/"), pattern.split("/")
+    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
 
 
 class Expected:
@@ -163,7 +204,7 @@ class Expected:
     def reason(self, word, path):
         """Why such a difference is expected; none if it is not."""
         for expected, pattern, reason in self.rules:
-            if expected in (word, "any") and fnmatch.fnmatchcase(path, pattern):
+            if expected in (word, "any") and matches(pattern, path):
                 return reason
         return None
 
