@@ -62,7 +62,6 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("var/lib/dpkg/lock", Rule::Drop, "a lock of no content; dpkg makes it anew"),
     ("var/lib/dpkg/lock-frontend", Rule::Drop, "a lock of no content; apt makes it anew"),
     ("var/lib/dpkg/triggers/Lock", Rule::Drop, "a lock of no content; dpkg makes it anew"),
-    ("etc/.pwd.lock", Rule::Drop, "a lock of no content (lckpwdf(3)); made anew"),
 ];
 
 /// The rule for a path.

@@ -260,7 +260,9 @@ impl<'a> Scripts<'a> {
             .env("DPKG_MAINTSCRIPT_DEBUG", "0")
             .env("DPKG_RUNNING_VERSION", self.dpkg_version())
             .env("DPKG_ADMINDIR", "/var/lib/dpkg")
-            .env("DPKG_ROOT", "");
+            .env("DPKG_ROOT", "")
+            // Whose questions these are, debconf's frontend reads from tmp.ci/control under dpkg.
+            .env("DEBCONF_PACKAGE", &package.name);
         self.seconds.begin(&package.qualified_name);
         let (status, _) = self.command(&format!("{script} install"), command, None)?;
         self.seconds.end();
