@@ -6,6 +6,7 @@
 //! what scripts see and the commit does not.
 
 mod acceleration;
+mod diversions;
 pub mod environment;
 mod interpose;
 mod journal;
