@@ -117,8 +117,10 @@ impl Control {
         let (_, _, preinst) = self.files.iter().find(|(name, ..)| name == "preinst")?;
         let preinst = String::from_utf8_lossy(preinst);
         let is_part = |c: char| c.is_alphanumeric() || "._+-".contains(c);
+        // A template's comments (in ucf, say) do nothing.
+        let code = preinst.lines().filter(|line| !line.trim_start().starts_with('#'));
         let words: HashSet<&str> =
-            preinst.split(|c| !is_part(c)).map(|word| word.trim_matches('.')).collect();
+            code.flat_map(|line| line.split(|c| !is_part(c))).map(|word| word.trim_matches('.')).collect();
         if !words.contains("dpkg-divert") {
             return None;
         }
@@ -175,6 +177,7 @@ mod tests {
         };
         assert_eq!(of("echo halt"), None);
         assert_eq!(of("dpkg-diverts halt"), None);
+        assert_eq!(of("  # dpkg-divert /sbin/halt\nfalse"), None);
         assert_eq!(of("$(dpkg-divert --list)"), Some(vec![]));
         let both = vec!["sbin/halt".to_owned(), "usr/share/man/man8/halt.8.gz".to_owned()];
         assert_eq!(of("for f in halt reboot; do\n\tdpkg-divert \"/sbin/$f\""), Some(both.clone()));
