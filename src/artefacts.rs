@@ -217,6 +217,40 @@ pub struct Composed {
     pub commit: Sha256,
     /// Its packages, in the lock's order, with what stage 2 needs to know of them.
     pub packages: Vec<UnpackedPackage>,
+    /// Files that are not at their places yet; sorted.
+    pub held: Vec<HeldFile>,
+}
+
+/// A file of an unpacked tree that gets its place only when a preinst has run: one that says
+/// `dpkg-divert`, and so may decide whose file is at that place. dpkg runs a preinst before it unpacks
+/// the package, and until then has none of the package's files.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HeldFile {
+    /// Where it belongs: a path with no links above it.
+    pub path: String,
+    /// The name of the package it is of.
+    pub package: String,
+    /// How the package spells the path.
+    pub name: String,
+    /// Where it waits: beside its place, with dpkg's suffix of what is not installed yet.
+    pub held: String,
+    /// Whether it is a configuration file, whose place is `PATH.dpkg-new` until it is configured.
+    pub conffile: bool,
+    /// What is at the path meanwhile. None: nothing is, and the file goes there in any case.
+    pub rival: Option<Rival>,
+}
+
+/// Another package's file, at a place that only a diversion lets two packages have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rival {
+    /// The name of the package.
+    pub package: String,
+    /// How it spells the path.
+    pub name: String,
+    /// Whether it is a configuration file there.
+    pub conffile: bool,
+    /// Whether its preinst, too, says `dpkg-divert`.
+    pub diverts: bool,
 }
 
 /// What stage 2 needs to know of an unpacked package.
@@ -226,6 +260,10 @@ pub struct UnpackedPackage {
     pub name: String,
     /// `name`, or `name:architecture` where dpkg says so (`Multi-Arch: same`, or foreign).
     pub qualified_name: String,
+    /// What its files in `var/lib/dpkg/info` begin with: the name, with the architecture only if it
+    /// is `Multi-Arch: same`.
+    #[serde(default)]
+    pub info_name: String,
     /// Its version.
     pub version: String,
     /// Its architecture.

@@ -7,6 +7,7 @@
 
 mod acceleration;
 mod debconf;
+mod diversions;
 pub mod environment;
 mod identity;
 mod interpose;
