@@ -10,7 +10,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
@@ -108,7 +108,10 @@ fn set_up(
             "user.max_user_namespaces cannot be set inside: the filter alone forbids namespaces".into(),
         );
     }
-    let processes = limit_processes(plan.limits.processes).then_some(plan.limits.processes);
+    if let Some(most) = plan.conditions.processors {
+        use_processors(most).doing("choosing processors")?;
+    }
+    let processes = limit_processes(plan).then_some(plan.limits.processes);
     if processes.is_none() {
         degraded.push(
             "the process limit does not hold for the host's root (kernel.pid_max of a namespace needs Linux 6.14)"
@@ -224,17 +227,29 @@ fn filter_system_calls(
 /// Limits the processes and threads of the whole namespace; gives whether any limit holds. Before Linux
 /// 6.14, which gave pid namespaces a pid_max of their own, there is only RLIMIT_NPROC, one for each
 /// user inside: see [`execute`].
-fn limit_processes(most: u64) -> bool {
+fn limit_processes(plan: &Plan) -> bool {
     // Numbers below 300 are not given again when all are used up (RESERVED_PIDS in kernel/pid.c), and
     // less than 301 cannot be set. They are skipped from the start where the kernel knows how to.
     const RESERVED: u64 = 300;
-    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", RESERVED.to_string());
-    let highest = most.saturating_add(RESERVED).max(RESERVED + 1);
+    let last = plan.conditions.last_process.map_or(RESERVED, |last| u64::from(last).max(RESERVED));
+    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", last.to_string());
+    let highest = plan.limits.processes.saturating_add(last).max(last + 1);
     // An older kernel has only the host's, which the host's root could write from here: only then the
     // version is looked at, since trying would do the harm.
     let holds_anyway = process_limit_holds();
     let may_try = holds_anyway || kernel_is_at_least(6, 14);
     may_try && std::fs::write("/proc/sys/kernel/pid_max", highest.to_string()).is_ok() || holds_anyway
+}
+
+/// Leaves only the first of the processors that this process may use to it and to all that it starts.
+fn use_processors(most: usize) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let (allowed, mut chosen) = (sched_getaffinity(this)?, CpuSet::new());
+    let is_allowed = |&number: &usize| allowed.is_set(number).unwrap_or(false);
+    for number in (0..CpuSet::count()).filter(is_allowed).take(most.max(1)) {
+        chosen.set(number)?;
+    }
+    sched_setaffinity(this, &chosen)
 }
 
 /// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
