@@ -81,7 +81,7 @@ pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
-pub use helper::{init, use_helper};
+pub use helper::{init, prepare, use_helper};
 pub use plan::{
     Binfmt, Conditions, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work,
     Writer, Writers,

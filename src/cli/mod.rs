@@ -55,6 +55,9 @@ fn start() -> u8 {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
+    if matches!(arguments.verb, Verb::Configure(_) | Verb::Run(_)) {
+        crate::pipeline::prepare_sandbox(); // before there are threads
+    }
     let output = Arc::new(Output::new(arguments.output_options()));
     let result = signals::install(&output).and_then(|stop| {
         let program = Program { global: &arguments.global, output: &output, stop };

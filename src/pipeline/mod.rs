@@ -96,7 +96,7 @@ pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
 pub use pool::fetch;
-pub use stage_two::{configure, run};
+pub use stage_two::{configure, prepare_sandbox, run};
 
 pub use crate::artefacts::StageTwo;
 

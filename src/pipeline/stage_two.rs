@@ -22,6 +22,12 @@ const STAGE_TWO_KEY: &str = "treestrap.stage-two";
 /// What `run` runs if nothing is named: bash where there is one.
 const SHELL: [&str; 3] = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -l; fi; exec /bin/sh"];
 
+/// Starts on a sandbox that will be needed: worth it for a verb that does little else. Must come before
+/// this process has threads, or it does nothing.
+pub fn prepare_sandbox() {
+    sandbox::prepare();
+}
+
 /// Stage 2.
 pub fn configure(session: &Session<'_>, image: &Image, options: &StageTwo) -> Result<Committed> {
     let name = &image.request.image;

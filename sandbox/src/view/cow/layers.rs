@@ -1,8 +1,11 @@
 //! Which node is what: the tree below, the upper folder above, and copying up from one to the other.
 //!
-//! Inode numbers: [`ROOT`]; entry number of the tree + 2; behind those what is in the upper folder alone.
-//! All are small: 32-bit programs without large file support cannot stat(2) larger ones. A file of the tree with several names is several files here, as under
-//! overlayfs, where changing one name's file leaves the others as they are.
+//! Node numbers: [`ROOT`]; entry number of the tree + 2; behind those the numbers that several names of
+//! one file of the tree show together; then what is in the upper folder alone. All are small: 32-bit
+//! programs without large file support cannot stat(2) larger ones.
+//!
+//! A file of the tree with several names is a node for each, since a change to one name's file leaves
+//! the others as they are, as under overlayfs. Until then they show one inode number and all their links.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -81,7 +84,7 @@ impl<T: Tree> Layers<T> {
         let lower = if upper::is_opaque(folder.as_fd())? { None } else { Some(ROOT) };
         let root = Known { upper: Some(Arc::new(folder)), lower, nameless: false, lookups: 1 };
         let nodes = HashMap::from([(ROOT, root)]);
-        let next = u64::from(tree.entry_count()) + FIRST_ENTRY;
+        let next = u64::from(tree.entry_count()) + FIRST_ENTRY + tree.node_count();
         Ok(Layers { tree, upper, owners, nodes, by_upper: HashMap::new(), next })
     }
 
@@ -97,6 +100,20 @@ impl<T: Tree> Layers<T> {
         }
         let entry = Self::entry_number(id).and_then(|number| self.tree.entry(number));
         entry.map(|entry| Located { upper: None, lower: Some(entry.inode) }).ok_or(Errno::ESTALE)
+    }
+
+    /// The inode number that a node shows together with other names of the same file of the tree; none if
+    /// it has no others, or is no longer that file.
+    pub(super) fn shared_number(&self, id: u64) -> Option<u64> {
+        let located = self.locate(id).ok()?;
+        let inode = located.lower.filter(|_| located.upper.is_none() && !self.is_nameless(id))?;
+        let node = self.tree.node(inode)?;
+        let is_shared = node.kind != Kind::Folder && node.links > 1;
+        is_shared.then_some(FIRST_ENTRY + u64::from(self.tree.entry_count()) + inode)
+    }
+
+    fn is_nameless(&self, id: u64) -> bool {
+        self.nodes.get(&id).is_some_and(|known| known.nameless)
     }
 
     /// The entry of this name in the lower folder that `folder` is merged with.
@@ -191,8 +208,7 @@ impl<T: Tree> Layers<T> {
             return Ok(fd);
         }
         let inode = located.lower.ok_or(Errno::ESTALE)?;
-        let nameless = self.nodes.get(&id).is_some_and(|known| known.nameless);
-        let fd = if nameless {
+        let fd = if self.is_nameless(id) {
             let fd = self.upper.nameless()?;
             self.fill(inode, fd.as_fd(), empty)?;
             fd
