@@ -1,7 +1,7 @@
 //! Tier single, by the only oracle there is: tier full. The same script has to see the same and to
 //! leave the same in both.
 
-use sandbox::{Change, Entry, Fixup, Fixups, Metadata, Mount, Plan, Session, Source, Tier, View};
+use sandbox::{Change, Entry, Fixup, Fixups, Metadata, Mount, Plan, Session, Source, Tier};
 
 use crate::support::{Test, Tree, changes, output_of, script, stored_with, view};
 
