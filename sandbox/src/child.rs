@@ -8,14 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
+        stat::Mode,
     },
-    unistd::{Pid, sethostname},
+    unistd::{Pid, chdir, chroot, sethostname},
 };
 
 use crate::{
@@ -47,11 +49,11 @@ pub(crate) fn run(
 ) -> ! {
     let plan = &start.plan;
     let status = match set_up(start, &mut prepared, &mut supervisor) {
-        Ok((inside, held)) => {
+        Ok((inside, root, held)) => {
             let view = prepared.server;
             let memory = inside.memory;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, commands, end_of_life, supervisor, view, memory, running: None }.serve()
+                Server { plan, root, commands, end_of_life, supervisor, view, memory, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -64,12 +66,13 @@ pub(crate) fn run(
     process::exit_now(status)
 }
 
-/// Everything between the fork and the first command; what has to stay open comes back.
+/// Everything between the fork and the first command. Gives what it came to, the root of commands, and
+/// what has to stay open.
 fn set_up(
     start: &Start,
     prepared: &mut Prepared,
     supervisor: &mut Option<Channel>,
-) -> Result<(Inside, Option<OwnedFd>)> {
+) -> Result<(Inside, OwnedFd, Option<OwnedFd>)> {
     let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
@@ -105,7 +108,10 @@ fn set_up(
             "user.max_user_namespaces cannot be set inside: the filter alone forbids namespaces".into(),
         );
     }
-    let processes = limit_processes(plan.limits.processes).then_some(plan.limits.processes);
+    if let Some(most) = plan.conditions.processors {
+        use_processors(most).doing("choosing processors")?;
+    }
+    let processes = limit_processes(plan).then_some(plan.limits.processes);
     if processes.is_none() {
         degraded.push(
             "the process limit does not hold for the host's root (kernel.pid_max of a namespace needs Linux 6.14)"
@@ -152,7 +158,18 @@ fn set_up(
         time: plan.limits.time,
         degraded,
     };
-    Ok((inside, table))
+    let root = step_aside().doing("leaving the root").map_err(|error| error.at(Step::Mounts))?;
+    Ok((inside, root, table))
+}
+
+/// Has pid 1 another root than its commands, which so find themselves in a chroot, as they are used to
+/// when an image is made: ischroot(1) and its kin compare the two, and scripts that take a machine for
+/// running restart its init. Gives the root of commands.
+fn step_aside() -> nix::Result<OwnedFd> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    chroot("/sys")?; // a mount of its own, and empty
+    chdir("/")?;
+    Ok(root)
 }
 
 /// The filter holds for pid 1 and all that it starts; it must come last. Gives what it does, if there
@@ -210,17 +227,29 @@ fn filter_system_calls(
 /// Limits the processes and threads of the whole namespace; gives whether any limit holds. Before Linux
 /// 6.14, which gave pid namespaces a pid_max of their own, there is only RLIMIT_NPROC, one for each
 /// user inside: see [`execute`].
-fn limit_processes(most: u64) -> bool {
+fn limit_processes(plan: &Plan) -> bool {
     // Numbers below 300 are not given again when all are used up (RESERVED_PIDS in kernel/pid.c), and
     // less than 301 cannot be set. They are skipped from the start where the kernel knows how to.
     const RESERVED: u64 = 300;
-    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", RESERVED.to_string());
-    let highest = most.saturating_add(RESERVED).max(RESERVED + 1);
+    let last = plan.conditions.last_process.map_or(RESERVED, |last| u64::from(last).max(RESERVED));
+    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", last.to_string());
+    let highest = plan.limits.processes.saturating_add(last).max(last + 1);
     // An older kernel has only the host's, which the host's root could write from here: only then the
     // version is looked at, since trying would do the harm.
     let holds_anyway = process_limit_holds();
     let may_try = holds_anyway || kernel_is_at_least(6, 14);
     may_try && std::fs::write("/proc/sys/kernel/pid_max", highest.to_string()).is_ok() || holds_anyway
+}
+
+/// Leaves only the first of the processors that this process may use to it and to all that it starts.
+fn use_processors(most: usize) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let (allowed, mut chosen) = (sched_getaffinity(this)?, CpuSet::new());
+    let is_allowed = |&number: &usize| allowed.is_set(number).unwrap_or(false);
+    for number in (0..CpuSet::count()).filter(is_allowed).take(most.max(1)) {
+        chosen.set(number)?;
+    }
+    sched_setaffinity(this, &chosen)
 }
 
 /// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
@@ -233,6 +262,8 @@ fn process_limit_holds() -> bool {
 
 struct Server<'a> {
     plan: &'a Plan,
+    /// The root of commands.
+    root: OwnedFd,
     commands: Channel,
     end_of_life: OwnedFd,
     /// Closes when the supervisor ends.
@@ -296,7 +327,8 @@ impl Server<'_> {
 
     fn handle(&mut self, message: ToChild, descriptors: Vec<OwnedFd>) -> Result<()> {
         match message {
-            ToChild::Run(run) => match execute::start(&run, self.plan, self.memory, &descriptors) {
+            ToChild::Run(run) => match execute::start(&run, self.plan, self.memory, &self.root, &descriptors)
+            {
                 Ok(pid) => {
                     let terminal = run.terminal.then(|| descriptors.into_iter().next()).flatten();
                     self.running = Some(Running { pid, started: std::time::Instant::now(), terminal });

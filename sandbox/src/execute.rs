@@ -13,7 +13,7 @@ use nix::{
         resource::{Resource, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
     },
-    unistd::{Pid, chdir, setpgid, setsid, tcsetpgrp},
+    unistd::{Pid, chdir, chroot, fchdir, setpgid, setsid, tcsetpgrp},
 };
 
 use crate::{
@@ -31,6 +31,7 @@ pub(crate) fn start(
     run: &Run,
     plan: &Plan,
     memory: Option<MemoryLimit>,
+    root: &OwnedFd,
     descriptors: &[OwnedFd],
 ) -> Result<i32> {
     if descriptors.len() != run.descriptors.len() {
@@ -48,7 +49,7 @@ pub(crate) fn start(
             }
         }
         Fork::Child => {
-            let Err(error) = become_command(run, plan, memory, descriptors);
+            let Err(error) = become_command(run, plan, memory, root, descriptors);
             let _ = writer.send(&FromChild::Failed(error), &[]);
             process::exit_now(127)
         }
@@ -60,8 +61,10 @@ fn become_command(
     run: &Run,
     plan: &Plan,
     memory: Option<MemoryLimit>,
+    root: &OwnedFd,
     descriptors: &[OwnedFd],
 ) -> Result<std::convert::Infallible> {
+    fchdir(root).and_then(|()| chroot(".")).doing("changing to the root")?;
     let terminal = descriptors.first().filter(|_| run.terminal);
     match terminal {
         Some(terminal) => {

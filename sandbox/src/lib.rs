@@ -81,6 +81,8 @@ pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, prepare, use_helper};
-pub use plan::{Binfmt, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work};
+pub use plan::{
+    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
+};
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

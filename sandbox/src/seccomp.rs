@@ -12,7 +12,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::{
-    supervisor::{Abi, Call, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME},
+    supervisor::{Abi, Call, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME, WRITTEN_OPENS},
     sys,
 };
 
@@ -290,6 +290,8 @@ pub(crate) struct Wanted {
     pub(crate) uname: bool,
     /// It answers for users, groups and owners: tier single.
     pub(crate) single: bool,
+    /// It notes who writes which file.
+    pub(crate) writers: bool,
 }
 
 impl Wanted {
@@ -297,12 +299,14 @@ impl Wanted {
     fn asked(self) -> impl Iterator<Item = &'static Rule> {
         let single = if self.single { SINGLE } else { &[] };
         let opens: &[Rule] = match (self.single, self.no_synced_opens) {
+            _ if self.writers => &WRITTEN_OPENS,
             (true, true) => &OPENS,
             (true, false) => &OPENS_IN_SINGLE,
             (false, true) => &SYNCED_OPENS,
             (false, false) => &[],
         };
-        opens.iter().chain(single).chain(if self.uname { UNAME } else { &[] })
+        let names = if self.writers { NAMES } else { &[] };
+        opens.iter().chain(single).chain(if self.uname { UNAME } else { &[] }).chain(names)
     }
 
     /// Which call a number is in an ABI, of those that the supervisor gets.
@@ -423,7 +427,7 @@ mod tests {
     fn every_abi_of_x86() {
         // Numbers as literals: from the kernel's arch/x86/entry/syscalls tables.
         let (x86_64, x32, i386) = (0xc000_003e, 0x4000_0000, 0x4000_0003);
-        let wanted = Wanted { no_sync: true, no_synced_opens: true, uname: true, single: false };
+        let wanted = Wanted { no_sync: true, no_synced_opens: true, uname: true, ..Wanted::default() };
         let program = program(wanted);
         let clone_thread = 0x3d_0f00;
         for (architecture, number, arguments, expected, what) in [

@@ -60,7 +60,11 @@ pub(crate) fn candidates(plan: &Plan) -> Result<Vec<View>> {
             Err(Error::plan(format_args!("there is no view {view} of folders: the lowest layer is none")))
         }
         Some(view) => Ok(vec![view]),
-        None => Ok(View::PREFERENCE.into_iter().filter(|&view| is_stored || !needs_stored(view)).collect()),
+        None => {
+            let wanted = &plan.conditions.views;
+            let order = if wanted.is_empty() { &View::PREFERENCE[..] } else { wanted };
+            Ok(order.iter().copied().filter(|&view| is_stored || !needs_stored(view)).collect())
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod program;
 mod run;
 mod signals;
 mod stage_two;
+mod verify;
 
 use std::{panic, process::ExitCode, sync::Arc};
 
@@ -90,6 +91,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Configure(arguments) => configure::run(program, arguments),
         Verb::Build(arguments) => build::run(program, arguments),
         Verb::Run(arguments) => run::run(program, arguments),
+        Verb::Verify(arguments) => verify::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
         Verb::Doctor => doctor::run(program),

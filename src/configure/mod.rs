@@ -6,7 +6,10 @@
 //! what scripts see and the commit does not.
 
 mod acceleration;
+mod debconf;
+mod diversions;
 pub mod environment;
+mod identity;
 mod interpose;
 mod journal;
 mod normalise;
@@ -14,6 +17,7 @@ mod order;
 mod requirements;
 mod run;
 mod status_fd;
+mod trial;
 
 use std::{
     fs::File,
@@ -28,10 +32,11 @@ use sandbox::Session;
 pub use acceleration::Acceleration;
 pub use environment::{Base, Changes, Emulator};
 pub use requirements::{AccelerationWish, Requirements};
+pub use trial::Trial;
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Composed, Configured, IdentityPolicy, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::Kind,
     report::{Event, Reporter},
@@ -39,7 +44,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 5;
+pub const RULES: u32 = 6;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -61,12 +66,16 @@ pub struct Inputs<'a> {
     pub acceleration: Option<&'a Acceleration>,
     /// The text of a debconf preseed file.
     pub preseed: Option<&'a [u8]>,
+    /// What becomes of what identifies a device.
+    pub identity: IdentityPolicy,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// The folder of the log.
     pub logs: PathBuf,
     /// Where the upper layer of a failed run is kept, for `treestrap run --failed`.
     pub kept: PathBuf,
+    /// Whether it is a second run, to see whether it comes out the same.
+    pub trial: Option<&'a Trial>,
     /// Whether the plan is reported.
     pub debug: bool,
 }
@@ -94,7 +103,11 @@ pub fn configure(
         reporter.detail(image, plan.describe());
     }
     let started = Instant::now();
-    let session = Session::start(&plan).context("starting the sandbox")?;
+    let session = match inputs.trial {
+        Some(trial) => trial.start(&mut plan),
+        None => Session::start(&plan),
+    };
+    let session = session.context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
     let (mut session, packages) = run_scripts(session, plan, inputs, reporter, stop)?;
@@ -230,6 +243,9 @@ pub fn run(
 /// Keeps what a failed run left, and says how to look at it.
 fn keep_failed(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
     let image = &inputs.composed.image;
+    if inputs.trial.is_some() {
+        return error;
+    }
     match keep(session, inputs) {
         Ok(()) => {
             error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
@@ -281,6 +297,7 @@ fn adopt_changes(
 ) -> Result<Vec<TreeChange>> {
     let image = inputs.composed.image.as_str();
     let mut changes = Vec::new();
+    let mut questions = debconf::Database::default();
     session.changes::<Error>(&mut |change, content| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
@@ -304,9 +321,12 @@ fn adopt_changes(
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
             sandbox::Entry::File { metadata, size, hard_link } => {
-                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
-                    .with_context(|| format!("storing /{path}"))?;
+                let mut content =
+                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                questions.read(&change.path, &mut content, size)?;
+                let (mut content, size) =
+                    normalise::content(inputs.identity, &change.path, content, size, newest(inputs))
+                        .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
@@ -327,11 +347,14 @@ fn adopt_changes(
             }
         };
         let change = TreeChange { path: change.path, now };
-        if normalise::keeps(&change) {
+        if normalise::keeps(inputs.identity, &change) {
             changes.push(change);
         }
         Ok(())
     })?;
+    for question in questions.unanswered(inputs.preseed) {
+        reporter.note(image, question);
+    }
     Ok(changes)
 }
 

@@ -7,10 +7,10 @@ use serde_json::json;
 use super::{Session, StageTwo, acceleration, listings, not_built, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Committed, Composed, Configured, Image, Metadata},
+    artefacts::{Committed, Composed, Configured, Image, Metadata, Preseed},
     commit::Adopter,
     compose,
-    configure::{self, Acceleration, Adopt, Base, Changes, Requirements},
+    configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
     digest::Sha256,
     report::Stage,
     store::{Store, records::configured_reference},
@@ -45,6 +45,17 @@ pub(super) fn configure_composed(
     options: &StageTwo,
     composed: &Composed,
 ) -> Result<Committed> {
+    run_stage_two(session, image, options, composed, None).map(|(committed, _)| committed)
+}
+
+/// The same, perhaps to see whether it comes out the same again.
+pub(super) fn run_stage_two(
+    session: &Session<'_>,
+    image: &Image,
+    options: &StageTwo,
+    composed: &Composed,
+    trial: Option<&Trial>,
+) -> Result<(Committed, Configured)> {
     let name = &image.request.image;
     let requirements = Requirements::new(options)?;
     let preseed = read_preseed(image)?;
@@ -63,9 +74,11 @@ pub(super) fn configure_composed(
             emulator: emulator.as_ref(),
             acceleration: acceleration.as_ref(),
             preseed: preseed.as_deref(),
+            identity: image.identity,
             requirements: &requirements,
             logs: session.logs(),
             kept: session.kept(name),
+            trial,
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
@@ -73,7 +86,7 @@ pub(super) fn configure_composed(
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
-        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(preseed.as_deref()))]);
+        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image, preseed.as_deref()))]);
         let committed = adopting.into_adopter()?.commit(composed, &configured, &extra)?;
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))
@@ -88,7 +101,7 @@ pub(super) fn configure_composed(
             session.reporter.warn(name, format!("{what} could not be removed: {error}"));
         }
     }
-    Ok(committed)
+    Ok((committed, configured))
 }
 
 /// The finished image, if it was made from this composed tree and nothing else changed.
@@ -96,19 +109,24 @@ pub(super) fn finished(store: &Store, image: &Image, composed: &Composed) -> Res
     let name = &image.request.image;
     let Some(commit) = store.resolve(&configured_reference(name))? else { return Ok(None) };
     let same_tree = store.image_record(commit)?.is_some_and(|record| record.source == composed.commit);
-    let inputs = stage_two_inputs(read_preseed(image)?.as_deref());
+    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
     let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs);
     Ok((same_tree && same_inputs).then(|| Committed { image: name.clone(), commit }))
 }
 
 /// What decides the result of stage 2 besides the composed tree.
-fn stage_two_inputs(preseed: Option<&[u8]>) -> serde_json::Value {
-    json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of) })
+fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value {
+    json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of), "identity": image.identity })
 }
 
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
-    let read = |path| std::fs::read(path).with_context(|| format!("reading {}", Path::display(path)));
-    image.preseed.as_deref().map(read).transpose()
+    match &image.preseed {
+        None => Ok(None),
+        Some(Preseed::Lines(lines)) => Ok(Some((lines.join("\n") + "\n").into_bytes())),
+        Some(Preseed::File(path)) => {
+            std::fs::read(path).map(Some).with_context(|| format!("reading {}", path.display()))
+        }
+    }
 }
 
 /// One line: how many packages, and the slowest of them.

@@ -56,6 +56,12 @@ impl Surroundings {
         fchdir(&own_descriptors)?;
         Ok(Surroundings { proc, own_descriptors, root })
     }
+
+    /// Where in the sandbox a file is that this process has open.
+    pub(super) fn path_of(&self, file: &OwnedFd) -> nix::Result<Vec<u8>> {
+        let path = readlinkat(&self.own_descriptors, own_name(file).as_c_str())?;
+        Ok(std::os::unix::ffi::OsStringExt::into_vec(path))
+    }
 }
 
 /// A call that waits.
@@ -166,17 +172,18 @@ impl Caller<'_> {
 
     /// The caller's /proc/PID/status.
     pub(super) fn status(&self) -> nix::Result<Status> {
-        let name = format!("{}/status", self.thread());
-        let file = openat(
-            &self.surroundings.proc,
-            name.as_str(),
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut File::from(file), &mut text).map_err(|_| Errno::EIO)?;
+        String::from_utf8(self.text("status")?).map(Status).map_err(|_| Errno::EIO)
+    }
+
+    /// What /proc has to read of the caller under this name, such as `cmdline`.
+    pub(super) fn text(&self, name: &str) -> nix::Result<Vec<u8>> {
+        let name = format!("{}/{name}", self.thread());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = openat(&self.surroundings.proc, name.as_str(), flags, Mode::empty())?;
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut File::from(file), &mut text).map_err(|_| Errno::EIO)?;
         self.still_waits()?;
-        Ok(Status(text))
+        Ok(text)
     }
 
     /// Opens `path` as the caller would, relative to what `folder` is for it.

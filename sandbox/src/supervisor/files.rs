@@ -361,7 +361,7 @@ fn is_script(file: &OwnedFd) -> nix::Result<bool> {
 }
 
 /// A path as the folder of its last part, empty for the folder that the path starts from, and that part.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         None => (b"", path),
         Some(slash) => (&path[..slash.max(1)], &path[slash + 1..]),

@@ -30,6 +30,7 @@ mod rules;
 mod stat;
 mod synced;
 mod uname;
+mod writers;
 
 use std::{
     collections::HashMap,
@@ -46,7 +47,9 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use rules::{OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, SYNCED_OPENS, UNAME};
+pub(crate) use rules::{
+    NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+};
 pub(crate) use uname::NO_DOMAIN;
 
 use crate::{
@@ -63,6 +66,7 @@ use crate::{
     },
 };
 use caller::{Caller, Surroundings};
+use writers::Writers;
 
 /// How a program talks to the kernel. Emulated programs do as their emulator does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +103,9 @@ pub(crate) enum Call {
     Attribute(attributes::Verb, files::Target),
     /// execve(2), execveat(2).
     Execute(files::Target),
+    /// A call that gives a file a name: which arguments are the folder that its path starts from, if there
+    /// is one, and the path.
+    Name(Option<usize>, usize),
 }
 
 /// What pid 1 sends, once: with it come its mount namespace and the descriptor at which calls wait.
@@ -124,6 +131,7 @@ pub(crate) fn wanted(plan: &Plan, tier: Tier) -> Wanted {
         no_synced_opens: plan.no_sync && kernel_is_at_least(5, 14),
         uname: plan.uname.is_some(),
         single: tier == Tier::Single,
+        writers: plan.writers.is_some(),
     }
 }
 
@@ -166,6 +174,7 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     let (_, most) = resource::getrlimit(resource::Resource::RLIMIT_NOFILE).doing("reading limits")?;
     resource::setrlimit(resource::Resource::RLIMIT_NOFILE, most, most).doing("setting limits")?;
     let links = links_with_owners(start, links)?;
+    let writers = start.plan.writers.as_ref().map(Writers::open).transpose()?;
     let (proc, own_descriptors) = Surroundings::open_proc().doing("opening /proc")?;
     let Some((Watch { calls: true }, descriptors)) = socket.receive()? else { return Ok(()) };
     let mut descriptors = descriptors.into_iter();
@@ -186,6 +195,7 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
         surroundings,
         identities: identity::Identities::new(),
         records: records::Records::default(),
+        writers,
     };
     serving.remember(&links)?;
     serving.serve(&socket, &control)?;
@@ -246,6 +256,7 @@ struct Serving<'a> {
     surroundings: Surroundings,
     identities: identity::Identities,
     records: records::Records,
+    writers: Option<Writers>,
 }
 
 impl Serving<'_> {
@@ -310,6 +321,9 @@ impl Serving<'_> {
         let call = *self.calls.get(&(abi, notification.number)).ok_or(Errno::ENOSYS)?;
         let (start, listener) = (self.start, self.listener.as_fd());
         let caller = Caller { listener, notification, surroundings: &self.surroundings };
+        if let Some(writers) = &mut self.writers {
+            writers.note(call, &caller);
+        }
         let no_sync = self.wanted.no_synced_opens;
         let mut files =
             files::Files { identities: &mut self.identities, records: &mut self.records, no_sync };
@@ -334,6 +348,7 @@ impl Serving<'_> {
                 attributes::answer(verb, target, files.identities, files.records, &caller)
             }
             Call::Execute(target) => files.execute(target, &caller),
+            Call::Name(..) => Ok(Answer::GoOn),
         }
     }
 }

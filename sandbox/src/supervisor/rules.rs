@@ -14,6 +14,7 @@ use super::{
     identity::{Act, Who, Width},
     stat::{Layout, Stat},
     uname::Utsname,
+    writers::WRITES,
 };
 use crate::seccomp::{
     Action::{Ask, Fail},
@@ -144,6 +145,31 @@ pub(crate) const OPENS_IN_SINGLE: [Rule; 3] = opens(MAKES);
 pub(crate) const SYNCED_OPENS: [Rule; 3] = opens(SYNCS);
 /// and in tier single where they are not.
 pub(crate) const OPENS: [Rule; 3] = opens(MAKES | SYNCS);
+
+/// All that the supervisor gets where it notes who writes.
+pub(crate) const WRITTEN_OPENS: [Rule; 3] = opens(MAKES | SYNCS | WRITES);
+
+/// Calls that give files their names, where it notes who writes.
+pub(crate) const NAMES: &[Rule] = &[
+    name(x86_64(82), 38, 38, None, 1),
+    name(RENAME_AT, 302, 329, Some(2), 3),
+    name(libc::SYS_renameat2, 353, 382, Some(2), 3),
+    name(x86_64(86), 9, 9, None, 1),
+    name(libc::SYS_linkat, 303, 330, Some(2), 3),
+];
+
+/// Not on the newest architectures.
+const RENAME_AT: libc::c_long = if cfg!(target_arch = "x86_64") {
+    264
+} else if cfg!(target_arch = "aarch64") {
+    38
+} else {
+    -1
+};
+
+const fn name(native: libc::c_long, i386: u32, arm: u32, folder: Option<usize>, path: usize) -> Rule {
+    rule(native, i386, arm, Always, Ask(Call::Name(folder, path)), "who wrote a file is noted")
+}
 
 /// Opens with one of these flags, which have the same bits in every ABI that one kernel has. Those of
 /// openat2(2) are in memory, where a filter cannot look.
