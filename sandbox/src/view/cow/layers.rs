@@ -32,10 +32,8 @@ use super::super::{
     Owners,
     tree::{Kind, ROOT, Tree},
 };
-use super::{
-    acl,
-    upper::{self, Child, Upper},
-};
+use super::upper::{self, Child, Upper};
+use crate::acl::{self, Acl};
 
 /// Inode numbers 0 and 1 have their own meaning.
 const FIRST_ENTRY: u64 = 2;
@@ -305,21 +303,21 @@ impl<T: Tree> Layers<T> {
         }
         let hides = self.lower_entry(&located, name).is_some();
         let is_link = mode & libc::S_IFMT == libc::S_IFLNK;
-        let default = if is_link { None } else { upper::attribute(above.as_fd(), acl::DEFAULT.to_bytes())? };
-        let created = default.as_deref().and_then(|default| acl::create(default, mode));
-        let created = created.unwrap_or(acl::Created { mode: mode & !umask, access: None });
+        let default = if is_link { None } else { upper::attribute(above.as_fd(), acl::DEFAULT)? };
+        let list = default.as_deref().and_then(Acl::decode);
+        let (mode, access) = list.map_or((mode & !umask, None), |list| list.for_new_file(mode));
         let ready = |fd: BorrowedFd<'_>| {
             if self.owners == Owners::Real {
                 upper::set_owner(fd, Some(owner.0), Some(group))?;
             }
-            if let Some(access) = &created.access {
-                upper::set_attribute(fd, acl::ACCESS.to_bytes(), access, 0)?;
+            if let Some(access) = &access {
+                upper::set_attribute(fd, acl::ACCESS, &access.encode(), 0)?;
             }
             if let Some(default) = default.as_deref().filter(|_| is_new_folder) {
-                upper::set_attribute(fd, acl::DEFAULT.to_bytes(), default, 0)?;
+                upper::set_attribute(fd, acl::DEFAULT, default, 0)?;
             }
             if !is_link {
-                self.upper.set_mode(fd, created.mode)?;
+                self.upper.set_mode(fd, mode)?;
             }
             if is_new_folder && hides { upper::make_opaque(fd) } else { Ok(()) }
         };

@@ -22,7 +22,6 @@
 //! library gives a node's number as its inode number, so that answer counts for no time, and the kernel
 //! asks for the attributes by themselves, which may say another.
 
-mod acl;
 mod layers;
 mod upper;
 
