@@ -257,17 +257,22 @@ impl<'a> Scripts<'a> {
     /// dpkg's src/main/script.c).
     fn preinst(&mut self, package: &UnpackedPackage) -> Result<()> {
         let script = format!("/var/lib/dpkg/info/{}.preinst", package.info_name);
-        let instances =
-            self.inputs.composed.packages.iter().filter(|other| other.name == package.name).count();
+        // dpkg counts the instances that are there by then: one after the other (script.c,
+        // `pkgset_installed_instances`).
+        let mut instances = self.inputs.composed.packages.iter().filter(|other| other.name == package.name);
+        let instance =
+            instances.position(|other| other.architecture == package.architecture).unwrap_or(0) + 1;
         let command = Command::new([script.as_str(), "install"])
             .env("DPKG_MAINTSCRIPT_PACKAGE", &package.name)
-            .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", instances.to_string())
+            .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", instance.to_string())
             .env("DPKG_MAINTSCRIPT_ARCH", &package.architecture)
             .env("DPKG_MAINTSCRIPT_NAME", "preinst")
             .env("DPKG_MAINTSCRIPT_DEBUG", "0")
             .env("DPKG_RUNNING_VERSION", self.dpkg_version())
             .env("DPKG_ADMINDIR", "/var/lib/dpkg")
-            .env("DPKG_ROOT", "");
+            .env("DPKG_ROOT", "")
+            // debconf knows a preinst's package from dpkg's temporary folder, or from this.
+            .env("DEBCONF_PACKAGE", &package.name);
         self.seconds.begin(&package.qualified_name);
         let (status, _) = self.command(&format!("{script} install"), command, None)?;
         self.seconds.end();
