@@ -27,7 +27,9 @@ use nix::{
 
 use crate::{
     bytes::escape,
-    capture, child,
+    capture,
+    cgroup::Group,
+    child,
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     fixups,
@@ -109,6 +111,8 @@ struct Running {
     owners: Option<Vec<Remembered>>,
     /// Who serves views; none when it has been ended, or if no view needs it.
     server: Option<Pid>,
+    /// Limits their memory; removed when they have ended.
+    group: Option<Group>,
     /// Closes when this process ends.
     _lifeline: OwnedFd,
     _lock: Option<OwnedFd>,
@@ -212,6 +216,7 @@ impl Running {
             supervisor: None,
             owners: None,
             server: None,
+            group: None,
             _lifeline: lifeline,
             _lock: lock,
             stays,
@@ -235,7 +240,13 @@ impl Running {
         let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
         let (supervisor, calls) = supervisor::start(&self.start, links, &others)?.unzip();
         self.supervisor = supervisor;
-        let mut prepared = Prepared { listing, server: None };
+        let (group, no_group) = match plan.limits.memory.map(Group::with_memory) {
+            None => (None, String::new()),
+            Some(Ok(group)) => (Some(group), String::new()),
+            Some(Err(why)) => (None, why),
+        };
+        self.group = group;
+        let mut prepared = Prepared { listing, server: None, no_group };
         if candidates(plan)?.into_iter().any(needs_server) {
             let (ours, theirs) = Channel::pair()?;
             match process::fork().doing("starting the view's server")? {
@@ -251,7 +262,9 @@ impl Running {
         match process::fork().doing("starting pid 1")? {
             Fork::Parent(pid) => {
                 self.child = Some(Pid::from_raw(pid));
-                Ok(())
+                // No command runs before this process has answered.
+                let added = self.group.as_ref().map_or(Ok(()), |group| group.add(pid));
+                added.map_err(|why| Error::machine(why).at(Step::Privileges))
             }
             Fork::Child => {
                 // What a fork inherits and pid 1 must not have: the caller's ear and this process's
@@ -281,6 +294,7 @@ impl Running {
         if let Some(server) = self.server.take() {
             end_process(server);
         }
+        self.group = None;
         if has_ended && self.stays {
             self.keep_owners()?;
         }

@@ -48,6 +48,12 @@ pub struct Plan {
     /// Interpreters for foreign binaries, in a binfmt_misc of the sandbox's own.
     #[serde(default)]
     pub binfmt: Vec<Binfmt>,
+    /// Whether it is noted who writes which file.
+    #[serde(default)]
+    pub writers: Option<Writers>,
+    /// What is to be otherwise than it would be here.
+    #[serde(default)]
+    pub conditions: Conditions,
     /// What commands may use up.
     #[serde(default)]
     pub limits: Limits,
@@ -184,6 +190,42 @@ pub struct Binfmt {
     pub interpreter: PathBuf,
 }
 
+/// What differs from machine to machine, and from run to run, and is to be otherwise than it would be:
+/// to see whether what programs make depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// Views in the order in which they are tried, where the plan asks for none; empty:
+    /// [`View::PREFERENCE`].
+    pub views: Vec<View>,
+    /// Of the processors, this many may be used (sched_setaffinity(2)); none: all.
+    pub processors: Option<usize>,
+    /// The number after which processes get theirs; none: 300.
+    pub last_process: Option<u32>,
+}
+
+/// That it is noted which program writes which file: see [`Writer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writers {
+    /// A file that is there; a line of JSON, a [`Writer`], is appended for each open for writing and each
+    /// new name. Such calls then take some twenty microseconds more.
+    #[serde(with = "crate::bytes")]
+    pub log: PathBuf,
+    /// The environment variable whose value is noted, too.
+    pub variable: String,
+}
+
+/// A program that was about to write a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// The file, without a leading slash; of a link, the link.
+    #[serde(with = "crate::bytes")]
+    pub path: Vec<u8>,
+    /// The beginning of the program's command line.
+    pub command: String,
+    /// The value of the variable that the plan names, if the program has it.
+    pub variable: Option<String>,
+}
+
 /// What commands may use up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -191,7 +233,9 @@ pub struct Limits {
     /// (`kernel.pid_max` of its pid namespace); before, of each user inside (`RLIMIT_NPROC`), which the
     /// kernel does not apply to the host's own root.
     pub processes: u64,
-    /// Bytes of private writable memory of one process (`RLIMIT_DATA`, counted so since Linux 4.7).
+    /// Bytes of memory: of the whole sandbox, where it can have a control group of its own
+    /// (`memory.max`, cgroups(7)), else of private writable memory of each process (`RLIMIT_DATA`, counted
+    /// so since Linux 4.7). [`Enforced`](crate::Enforced) says which.
     pub memory: Option<u64>,
     /// Wall time of one command.
     pub time: Option<Duration>,
@@ -239,6 +283,8 @@ impl Plan {
             // /run/lock and its kin are folders that packages ship and scripts rely on.
             mounts: vec![memory(b"run", 0o755, true), memory(b"tmp", 0o1777, false)],
             binfmt: Vec::new(),
+            writers: None,
+            conditions: Conditions::default(),
             limits: Limits::default(),
             no_sync: true,
         }
@@ -317,7 +363,7 @@ impl fmt::Display for Plan {
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;
         if let Some(memory) = self.limits.memory {
-            write!(f, ", {memory} bytes a process")?;
+            write!(f, ", {memory} bytes of memory")?;
         }
         if let Some(time) = self.limits.time {
             write!(f, ", {} s a command", time.as_secs_f64())?;

@@ -35,6 +35,7 @@ fn composed() -> (tempfile::TempDir, Store, Composed) {
     let package = UnpackedPackage {
         name: "a".to_owned(),
         qualified_name: "a".to_owned(),
+        info_name: "a".to_owned(),
         version: "1".to_owned(),
         architecture: "armhf".to_owned(),
         control: String::new(),
@@ -42,7 +43,7 @@ fn composed() -> (tempfile::TempDir, Store, Composed) {
         newest: 0,
     };
     let (image, architecture) = ("image".to_owned(), "armhf".to_owned());
-    (folder, store, Composed { image, architecture, commit, packages: vec![package] })
+    (folder, store, Composed { image, architecture, commit, packages: vec![package], held: Vec::new() })
 }
 
 fn configured(changes: Vec<TreeChange>) -> Configured {

@@ -11,11 +11,11 @@ use std::{
 
 use super::{
     Package,
-    merge::{Merged, mark_of},
+    merge::{Merged, NEW_CONFFILE, mark_of},
     status,
 };
 use crate::{
-    artefacts::Metadata,
+    artefacts::{HeldFile, Metadata},
     error::{Context, Error, Result},
     store::{Folder, Node, Store, Transaction},
 };
@@ -96,11 +96,23 @@ fn info(
             own.insert(format!("{}.{kind}", package.record.info_name), Node::Object { checksum, mark: 0 });
             Ok(())
         };
-        if lost.is_some() || refused.is_some() {
-            rewrite(
-                "list",
-                without(&package.record.list, &[lost, refused], |line| line.trim_start_matches('/')),
-            )?;
+        let withheld = merged.withheld.get(&mark_of(index));
+        let list = |sets: &[_]| without(&package.record.list, sets, |line| line.trim_start_matches('/'));
+        if lost.is_some() || refused.is_some() || withheld.is_some() {
+            rewrite("list", list(&[lost, refused, withheld]))?;
+        }
+        if withheld.is_some() {
+            // dpkg-divert asks the lists whose a file is; the whole one comes with the held files.
+            rewrite(&format!("list{NEW_CONFFILE}"), list(&[lost, refused]))?;
+            let path = format!("var/lib/dpkg/info/{}.list", package.record.info_name);
+            merged.held.push(HeldFile {
+                held: format!("{path}{NEW_CONFFILE}"),
+                name: path.clone(),
+                path,
+                package: package.record.name.clone(),
+                conffile: false,
+                rival: None,
+            });
         }
         // dpkg makes sums of what it unpacks, and leaves them when another package takes a file over.
         if let (Some(sums), Some(_)) = (&package.record.made_md5sums, refused) {
@@ -112,6 +124,7 @@ fn info(
         let all = make_folder(store, &mut merged.root, "var/lib/dpkg/info", folder)?;
         all.entries(store)?.append(&mut own);
     }
+    merged.held.sort();
     Ok(())
 }
 

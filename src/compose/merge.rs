@@ -11,9 +11,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{MergedUsr, Package};
+use super::{MergedUsr, Package, held::Holding};
 use crate::{
-    artefacts::Metadata,
+    artefacts::{HeldFile, Metadata},
     debian::{relation, version},
     digest::Sha256,
     error::{Context, Error, Result},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What dpkg calls a configuration file until its package is configured.
-const NEW_CONFFILE: &str = ".dpkg-new";
+pub(super) const NEW_CONFFILE: &str = ".dpkg-new";
 
 /// How many links are followed on one path (path_resolution(7)).
 const LINK_LIMIT: usize = 40;
@@ -37,6 +37,10 @@ pub struct Merged {
     pub refused: BTreeMap<u32, HashSet<String>>,
     /// Configuration files that are another package's now, by mark.
     pub obsolete: BTreeMap<u32, HashSet<String>>,
+    /// Paths that packages have, but not before a preinst has run, by mark.
+    pub withheld: BTreeMap<u32, HashSet<String>>,
+    /// The files at these paths.
+    pub held: Vec<HeldFile>,
     /// Groups of paths that are hard links of one file; sorted.
     pub hard_links: Vec<Vec<String>>,
 }
@@ -60,16 +64,25 @@ pub fn merge(
 ) -> Result<Merged> {
     let folder = Metadata { uid: 0, gid: 0, mode: 0o040_755, xattrs: Vec::new() };
     let root = Folder::empty(transaction.write_folder_metadata(&folder)?);
-    let (lost, refused) = (BTreeMap::new(), BTreeMap::new());
-    let merged = Merged { root, lost, refused, obsolete: BTreeMap::new(), hard_links: Vec::new() };
-    let mut merge = Merge { store, packages, merged, links: HashMap::new() };
+    let merged = Merged {
+        root,
+        lost: BTreeMap::new(),
+        refused: BTreeMap::new(),
+        obsolete: BTreeMap::new(),
+        withheld: BTreeMap::new(),
+        held: Vec::new(),
+        hard_links: Vec::new(),
+    };
+    let mut merge = Merge { store, packages, merged, links: HashMap::new(), holdings: Vec::new() };
     if merged_usr == MergedUsr::Yes {
         merge.make_aliases(transaction, architecture)?;
     }
     for &index in order {
         merge.add(index).with_context(|| packages[index].record.name.clone())?;
     }
+    merge.hold_what_is_named(order)?;
     merge.hard_links(order);
+    merge.finish_holdings()?;
     Ok(merge.merged)
 }
 
@@ -89,12 +102,27 @@ fn library_aliases(architecture: &str) -> &'static [&'static str] {
     }
 }
 
-struct Merge<'a> {
-    store: &'a Store,
-    packages: &'a [Package],
-    merged: Merged,
+/// The merging.
+pub(super) struct Merge<'a> {
+    pub(super) store: &'a Store,
+    pub(super) packages: &'a [Package],
+    pub(super) merged: Merged,
     /// Links in the tree: real path (no links in it) and target.
     links: HashMap<String, String>,
+    /// Files that are not at their places yet.
+    pub(super) holdings: Vec<Holding>,
+}
+
+/// Whose file is at a path that two packages have.
+enum Claim {
+    /// That of the package that was there first.
+    Incumbent,
+    /// That of the package that is added.
+    Newcomer,
+    /// A preinst decides; the first one's until then.
+    HoldNewcomer,
+    /// A preinst decides; the other's until then.
+    HoldIncumbent,
 }
 
 /// One folder of a package and the folder of the tree that it goes into.
@@ -120,7 +148,7 @@ struct Adding<'a> {
     dropped: HashSet<String>,
 }
 
-impl Merge<'_> {
+impl<'a> Merge<'a> {
     fn make_aliases(&mut self, transaction: &mut Transaction, architecture: &str) -> Result<()> {
         let folder = self.merged.root.metadata;
         for name in ["bin", "lib", "sbin"].iter().chain(library_aliases(architecture)) {
@@ -234,14 +262,24 @@ impl Merge<'_> {
                 }
                 (Node::Object { checksum: old, .. }, Node::Object { checksum: new, .. }) => {
                     let old = *old;
-                    if self.takes_over(adding, owner, &real, &path, (old, new))? {
-                        let node = Node::Object { checksum: new, mark: adding.mark };
-                        if let Some(folder) = self.merged.root.folder(store, &step.real)? {
-                            folder.entries(store)?.insert(name, node);
+                    match self.claim(adding, owner, &real, &path, (old, new))? {
+                        claim @ (Claim::Newcomer | Claim::HoldIncumbent) => {
+                            if matches!(claim, Claim::HoldIncumbent) {
+                                self.hold(owner, &real, old)?;
+                            }
+                            let node = Node::Object { checksum: new, mark: adding.mark };
+                            if let Some(folder) = self.merged.root.folder(store, &step.real)? {
+                                folder.entries(store)?.insert(name, node);
+                            }
+                            self.links.remove(&real);
                         }
-                        self.links.remove(&real);
-                    } else {
-                        adding.dropped.insert(real);
+                        Claim::Incumbent => {
+                            adding.dropped.insert(real);
+                        }
+                        Claim::HoldNewcomer => {
+                            self.hold(adding.mark, &real, new)?;
+                            adding.dropped.insert(real);
+                        }
                     }
                 }
             }
@@ -250,30 +288,30 @@ impl Merge<'_> {
     }
 
     /// Whether the package's file or link takes the place of the one that is there.
-    fn takes_over(
+    fn claim(
         &mut self,
         adding: &Adding<'_>,
         owner: u32,
         real: &str,
         path: &str,
         (old, new): (Sha256, Sha256),
-    ) -> Result<bool> {
+    ) -> Result<Claim> {
         if let (Some(target), Some(there)) = (adding.links.get(path), self.folder_behind(real)?) {
             // Two links to the same folder are one (`linktosameexistingdir`).
             let parent = real.rsplit_once('/').map_or("", |(parent, _)| parent);
             if self.resolve(parent, target).as_deref() == Some(there.as_str()) {
-                return Ok(false);
+                return Ok(Claim::Incumbent);
             }
         }
         let conffile = adding.conffiles.get(path).copied();
         let listed = conffile.unwrap_or(path);
-        let Some(other) = (owner as usize).checked_sub(1).and_then(|index| self.packages.get(index)) else {
+        let Some(other) = self.package(owner) else {
             return Err(Error::input(format!("it ships /{path}, which leads into /usr on a merged system")));
         };
         let package = adding.package;
         if other.record.name == package.record.name && other.multi_arch_same && package.multi_arch_same {
             if old == new {
-                return Ok(false);
+                return Ok(Claim::Incumbent);
             }
             let message = format!(
                 "/{listed} differs between {} and {}, which share it",
@@ -287,21 +325,30 @@ impl Merge<'_> {
                 self.merged.obsolete.entry(owner).or_default().insert(conffile.to_owned());
             }
             self.merged.lost.entry(owner).or_default().insert(listed);
-            Ok(true)
+            Ok(Claim::Newcomer)
         } else if replaces(other, package)? {
             if let Some(conffile) = conffile {
                 self.merged.obsolete.entry(adding.mark).or_default().insert(conffile.to_owned());
             }
             self.merged.refused.entry(adding.mark).or_default().insert(listed);
-            Ok(false)
+            Ok(Claim::Incumbent)
         } else {
-            Err(self.conflict(owner, &listed, "and neither replaces the other"))
+            // Whoever is more likely to divert the other's file is held.
+            match (may_divert(package, &listed), may_divert(other, &listed)) {
+                (None, None) => Err(self.conflict(owner, &listed, "and neither replaces the other")),
+                (newcomer, incumbent) if newcomer >= incumbent => Ok(Claim::HoldNewcomer),
+                _ => Ok(Claim::HoldIncumbent),
+            }
         }
     }
 
+    /// The package with a mark; none for nobody's.
+    pub(super) fn package(&self, mark: u32) -> Option<&'a Package> {
+        (mark as usize).checked_sub(1).and_then(|index| self.packages.get(index))
+    }
+
     fn conflict(&self, owner: u32, path: &str, why: &str) -> Error {
-        let other = (owner as usize).checked_sub(1).and_then(|index| self.packages.get(index));
-        let other = other.map_or("the merged /usr", |package| package.qualified_name.as_str());
+        let other = self.package(owner).map_or("the merged /usr", |package| package.qualified_name.as_str());
         Error::input(format!("/{path} is also in {other}, {why}"))
     }
 
@@ -345,7 +392,7 @@ impl Merge<'_> {
     }
 
     /// Where a package's path ends up, its last component not followed.
-    fn real_path(&self, path: &str) -> String {
+    pub(super) fn real_path(&self, path: &str) -> String {
         match path.rsplit_once('/') {
             None => path.to_owned(),
             Some((parent, name)) => {
@@ -371,7 +418,7 @@ impl Merge<'_> {
                     .filter(|path| !gone(path))
                     .map(|path| {
                         let new = if is_conffile(path) { NEW_CONFFILE } else { "" };
-                        self.real_path(path) + new
+                        self.held_at(mark, path).unwrap_or_else(|| self.real_path(path) + new)
                     })
                     .collect();
                 paths.sort();
@@ -407,4 +454,11 @@ fn replaces(package: &Package, other: &Package) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether a package's preinst may divert a path; if so, whether it names the file.
+fn may_divert(package: &Package, path: &str) -> Option<bool> {
+    let file = |path: &str| path.rsplit('/').next().map(str::to_owned);
+    let named = package.record.diverts.as_ref()?;
+    Some(named.iter().any(|named| file(named) == file(path)))
 }

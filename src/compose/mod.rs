@@ -7,6 +7,7 @@
 //! script runs here: diversions, alternatives and what else they make is the configure stage's.
 
 mod database;
+mod held;
 pub mod merge;
 pub mod status;
 
@@ -18,8 +19,8 @@ use crate::{
     store::{
         Folder, Store,
         records::{
-            self, FORMAT, FORMAT_KEY, HARD_LINKS_KEY, IMAGE_KEY, ImageRecord, PACKAGES_KEY, PackageRecord,
-            unpacked_reference,
+            self, FORMAT, FORMAT_KEY, HARD_LINKS_KEY, HELD_KEY, IMAGE_KEY, ImageRecord, PACKAGES_KEY,
+            PackageRecord, unpacked_reference,
         },
     },
 };
@@ -129,6 +130,7 @@ pub fn compose(
         (IMAGE_KEY, records::to_json(&ImageRecord { architecture: architecture.to_owned(), source })?),
         (PACKAGES_KEY, records::to_json(&unpacked)?),
         (HARD_LINKS_KEY, records::to_json(&merged.hard_links)?),
+        (HELD_KEY, records::to_json(&merged.held)?),
     ];
     let subject = format!("{} packages for {architecture}, unpacked", packages.len());
     let commit = transaction.write_commit(&merged.root, &subject, &mut values)?;
@@ -139,6 +141,7 @@ pub fn compose(
         architecture: architecture.to_owned(),
         commit,
         packages: unpacked,
+        held: merged.held,
     })
 }
 
@@ -160,6 +163,7 @@ fn composed(store: &Store, image: &str, architecture: &str, commit: Sha256) -> R
         architecture: architecture.to_owned(),
         commit,
         packages: store.list_packages(commit)?,
+        held: store.held_files(commit)?,
     })
 }
 
@@ -222,6 +226,7 @@ fn unpacked_package(package: &Package) -> UnpackedPackage {
     UnpackedPackage {
         name: package.record.name.clone(),
         qualified_name: package.qualified_name.clone(),
+        info_name: package.record.info_name.clone(),
         version: package.record.version.clone(),
         architecture: package.record.architecture.clone(),
         control: package.record.control.clone(),

@@ -84,6 +84,7 @@ impl Place {
             conffiles: package.conffiles.iter().map(conffile).collect(),
             triggers: String::new(),
             scripts: Vec::new(),
+            diverts: None,
             list,
             made_md5sums: None,
             symlinks,

@@ -6,7 +6,10 @@
 //! what scripts see and the commit does not.
 
 mod acceleration;
+mod debconf;
+mod diversions;
 pub mod environment;
+mod identity;
 mod interpose;
 mod journal;
 mod normalise;
@@ -31,7 +34,7 @@ pub use requirements::{AccelerationWish, Requirements};
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Composed, Configured, IdentityPolicy, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::Kind,
     report::{Event, Reporter},
@@ -61,6 +64,8 @@ pub struct Inputs<'a> {
     pub acceleration: Option<&'a Acceleration>,
     /// The text of a debconf preseed file.
     pub preseed: Option<&'a [u8]>,
+    /// What becomes of what identifies a device.
+    pub identity: IdentityPolicy,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// The folder of the log.
@@ -81,14 +86,8 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let mut plan = environment::plan(
-        inputs.base,
-        inputs.requirements.view(),
-        Some(interposed),
-        inputs.emulator,
-        Changes::New,
-    );
-    plan.tier = inputs.requirements.tier();
+    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    inputs.requirements.add_to(&mut plan);
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
@@ -213,8 +212,8 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let mut plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
-    plan.tier = run.requirements.tier();
+    let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    run.requirements.add_to(&mut plan);
     plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {
         acceleration.add_to(&mut plan);
@@ -287,6 +286,7 @@ fn adopt_changes(
 ) -> Result<Vec<TreeChange>> {
     let image = inputs.composed.image.as_str();
     let mut changes = Vec::new();
+    let mut questions = debconf::Database::default();
     session.changes::<Error>(&mut |change, content| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
@@ -310,9 +310,12 @@ fn adopt_changes(
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
             sandbox::Entry::File { metadata, size, hard_link } => {
-                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
-                    .with_context(|| format!("storing /{path}"))?;
+                let mut content =
+                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                questions.read(&change.path, &mut content, size)?;
+                let (mut content, size) =
+                    normalise::content(inputs.identity, &change.path, content, size, newest(inputs))
+                        .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
@@ -333,11 +336,14 @@ fn adopt_changes(
             }
         };
         let change = TreeChange { path: change.path, now };
-        if normalise::keeps(&change) {
+        if normalise::keeps(inputs.identity, &change) {
             changes.push(change);
         }
         Ok(())
     })?;
+    for question in questions.unanswered(inputs.preseed) {
+        reporter.note(image, question);
+    }
     Ok(changes)
 }
 

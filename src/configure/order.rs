@@ -186,6 +186,7 @@ mod tests {
         UnpackedPackage {
             name: name.into(),
             qualified_name: name.into(),
+            info_name: name.into(),
             version: "1".into(),
             architecture: "armhf".into(),
             control: format!("Package: {name}\nVersion: 1\nArchitecture: armhf\n{fields}"),

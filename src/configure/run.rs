@@ -16,13 +16,15 @@ use sandbox::{Command, Outcome, Session, Status, Stdio};
 
 use super::{
     Acceleration, Inputs,
+    diversions::{self, Waiting},
+    identity,
     journal::Journal,
     order::{self, Step},
     status_fd::{self, Line},
 };
 use crate::{
     Context, Error, Result,
-    artefacts::UnpackedPackage,
+    artefacts::{IdentityPolicy, UnpackedPackage},
     report::{Event, Reporter, Stage},
 };
 
@@ -67,6 +69,8 @@ pub(super) struct Scripts<'a> {
     stop: &'a AtomicBool,
     journal: Journal,
     seconds: Seconds,
+    /// Files that get their places after a preinst.
+    waiting: Waiting,
     /// How many steps are done.
     done: usize,
     /// How long the log of program starts was when the current step began.
@@ -79,6 +83,7 @@ pub(super) struct Scripts<'a> {
 pub(super) struct Progress {
     journal: Journal,
     seconds: Seconds,
+    waiting: Waiting,
     done: usize,
 }
 
@@ -168,7 +173,8 @@ impl<'a> Scripts<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         let journal = Journal::create(&inputs.logs, &inputs.composed.image)?;
-        let progress = Progress { journal, seconds: Seconds::default(), done: 0 };
+        let waiting = Waiting::new(&inputs.composed.held);
+        let progress = Progress { journal, seconds: Seconds::default(), waiting, done: 0 };
         Ok(Scripts::resume(inputs, session, reporter, stop, progress))
     }
 
@@ -180,8 +186,9 @@ impl<'a> Scripts<'a> {
         stop: &'a AtomicBool,
         progress: Progress,
     ) -> Self {
-        let Progress { journal, seconds, done } = progress;
-        Scripts { inputs, session, reporter, stop, journal, seconds, done, log_length: 0, hung: false }
+        let Progress { journal, seconds, waiting, done } = progress;
+        let (log_length, hung) = (0, false);
+        Scripts { inputs, session, reporter, stop, journal, seconds, waiting, done, log_length, hung }
     }
 
     /// All steps that are left.
@@ -193,7 +200,7 @@ impl<'a> Scripts<'a> {
                 self.step(step)?;
                 self.done += 1;
             }
-            Ok(())
+            self.first_boot()
         });
         self.journal.flush()?;
         result
@@ -223,7 +230,8 @@ impl<'a> Scripts<'a> {
 
     /// How far they have come.
     pub(super) fn into_progress(self) -> Progress {
-        Progress { journal: self.journal, seconds: self.seconds, done: self.done }
+        let Scripts { journal, seconds, waiting, done, .. } = self;
+        Progress { journal, seconds, waiting, done }
     }
 
     /// The seconds that each package took, in the order in which they were first worked at.
@@ -249,7 +257,7 @@ impl<'a> Scripts<'a> {
     /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),
     /// dpkg's src/main/script.c).
     fn preinst(&mut self, package: &UnpackedPackage) -> Result<()> {
-        let script = format!("/var/lib/dpkg/info/{}.preinst", package.qualified_name);
+        let script = format!("/var/lib/dpkg/info/{}.preinst", package.info_name);
         let instances =
             self.inputs.composed.packages.iter().filter(|other| other.name == package.name).count();
         let command = Command::new([script.as_str(), "install"])
@@ -267,9 +275,35 @@ impl<'a> Scripts<'a> {
         let (status, _) = self.command(&format!("{script} install"), command, None)?;
         self.seconds.end();
         if status.success() {
-            return Ok(());
+            return self.lay_down(package);
         }
         Err(self.failure(&package.qualified_name, "pre-installation script", &how(status.outcome)))
+    }
+
+    /// Gives the files their places that waited for this package's preinst.
+    fn lay_down(&mut self, package: &UnpackedPackage) -> Result<()> {
+        if !self.waiting.wait_for(&package.name) {
+            return Ok(());
+        }
+        let cat = "if [ -e /var/lib/dpkg/diversions ]; then cat /var/lib/dpkg/diversions; fi";
+        let (status, lines) = self.output(Command::new(["/bin/sh", "-c", cat]))?;
+        if !status.success() {
+            return Err(self.failure(&package.qualified_name, "reading diversions", &how(status.outcome)));
+        }
+        let mut waiting = self.waiting.clone();
+        for step in waiting.after(&package.name, &diversions::parse(&lines))? {
+            let (from, to) = (format!("/{}", step.from), format!("/{}", step.to));
+            if step.optional && !self.output(Command::new(["test", "-e", &from]))?.0.success() {
+                continue;
+            }
+            let heading = format!("mv {from} {to}");
+            let (status, _) = self.command(&heading, Command::new(["mv", "-fT", "--", &from, &to]), None)?;
+            if !status.success() {
+                return Err(self.failure(&package.qualified_name, &heading, &how(status.outcome)));
+            }
+        }
+        self.waiting = waiting;
+        Ok(())
     }
 
     /// The version of the image's dpkg, without an epoch, which scripts compare with.
@@ -331,6 +365,24 @@ impl<'a> Scripts<'a> {
         Err(failure(&self.journal, first, &what))
     }
 
+    /// Lets the device make anew what its image is not to have.
+    fn first_boot(&mut self) -> Result<()> {
+        if self.inputs.identity != IdentityPolicy::FirstBoot {
+            return Ok(());
+        }
+        let (status, found) = self.output(Command::new(["/bin/sh", "-c", &identity::search()]))?;
+        if !status.success() {
+            return Err(self.failure("dash", "looking for what identifies a device", &how(status.outcome)));
+        }
+        let Some(script) = identity::installation(&found) else { return Ok(()) };
+        let heading = format!("first boot: {}", found.join(", "));
+        let (status, _) = self.command(&heading, Command::new(["/bin/sh", "-c", &script]), None)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(self.failure("dash", &heading, &how(status.outcome)))
+    }
+
     /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
     fn command(
         &mut self,
@@ -380,7 +432,7 @@ impl<'a> Scripts<'a> {
     fn output(&mut self, command: Command) -> Result<(Status, Vec<String>)> {
         let (said, mut command) = listen(command, None, false)?;
         command.stderr = Stdio::Null; // warnings are no packages
-        let status = self.session.run_unless(&command, self.stop).context("asking dpkg")?;
+        let status = self.session.run_unless(&command, self.stop).context("asking the image")?;
         drop(command);
         let lines = said.iter().filter_map(|said| match said {
             Said::Output(line) => Some(line),

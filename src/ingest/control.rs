@@ -1,6 +1,6 @@
 //! The control member of a deb: its stanza, its scripts, its lists.
 
-use std::io::Read;
+use std::{collections::HashSet, io::Read};
 
 use super::data::{entry_metadata, normal_path};
 use crate::{
@@ -110,6 +110,32 @@ impl Control {
     }
 }
 
+impl Control {
+    /// If the preinst script says `dpkg-divert`: which paths of `list` (a `.list` file) it names as well.
+    /// What it does with them only running it can tell.
+    pub(super) fn diverts(&self, list: &str) -> Option<Vec<String>> {
+        let (_, _, preinst) = self.files.iter().find(|(name, ..)| name == "preinst")?;
+        let preinst = String::from_utf8_lossy(preinst);
+        let is_part = |c: char| c.is_alphanumeric() || "._+-".contains(c);
+        // A template's comments (in ucf, say) do nothing.
+        let code = preinst.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let words: HashSet<&str> =
+            code.flat_map(|line| line.split(|c| !is_part(c))).map(|word| word.trim_matches('.')).collect();
+        if !words.contains("dpkg-divert") {
+            return None;
+        }
+        let is_named = |path: &&str| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            // Scripts put suffixes to names: `/usr/share/man/man1/$name.1.gz`.
+            let plain = name.strip_suffix(".gz").unwrap_or(name);
+            let stem = plain.rsplit_once('.').map_or(plain, |(stem, _)| stem);
+            [name, plain, stem].iter().any(|name| !name.trim_matches('.').is_empty() && words.contains(name))
+        };
+        let paths = list.lines().map(|line| line.trim_start_matches('/')).filter(is_named);
+        Some(paths.map(str::to_owned).collect())
+    }
+}
+
 /// Reads a conffiles file: an absolute path a line, perhaps after the flag `remove-on-upgrade`
 /// (deb-conffiles(5); `deb_parse_conffiles` in dpkg's unpack.c).
 fn parse_conffiles(text: &str) -> Result<Vec<Conffile>> {
@@ -139,6 +165,24 @@ fn parse_conffiles(text: &str) -> Result<Vec<Conffile>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_that_a_preinst_may_divert() {
+        let list = "/.\n/boot\n/sbin/halt\n/usr/share/man/man8/halt.8.gz\n/usr/share/doc/halter\n";
+        let of = |preinst: &str| {
+            let script = ("preinst".to_owned(), Metadata::default(), preinst.as_bytes().to_vec());
+            let stanza = b"Package: a\nVersion: 1\nArchitecture: all\n".to_vec();
+            let control = ("control".to_owned(), Metadata::default(), stanza);
+            Control::of(vec![control, script]).expect("a control member").diverts(list)
+        };
+        assert_eq!(of("echo halt"), None);
+        assert_eq!(of("dpkg-diverts halt"), None);
+        assert_eq!(of("  # dpkg-divert /sbin/halt\nfalse"), None);
+        assert_eq!(of("$(dpkg-divert --list)"), Some(vec![]));
+        let both = vec!["sbin/halt".to_owned(), "usr/share/man/man8/halt.8.gz".to_owned()];
+        assert_eq!(of("for f in halt reboot; do\n\tdpkg-divert \"/sbin/$f\""), Some(both.clone()));
+        assert_eq!(of("/usr/bin/dpkg-divert --add --divert /sbin/halt.real /sbin/halt"), Some(both));
+    }
 
     #[test]
     fn conffiles() {

@@ -218,6 +218,7 @@ fn record(package: &LockedPackage, control: &Control, data: &Data) -> PackageRec
         conffiles: control.conffiles.clone(),
         triggers: control.triggers.clone(),
         scripts: control.scripts(),
+        diverts: control.diverts(&data.list),
         list: data.list.clone(),
         made_md5sums: (!control.has("md5sums")).then(|| data.md5sums.clone()),
         symlinks: data.symlinks.clone(),

@@ -9,10 +9,12 @@
 //! | `comparison` | `diff` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
+//! | `listings` | no verb: trees as sandboxes take them, kept |
 
 mod acceleration;
 mod build;
 mod comparison;
+mod listings;
 mod locks;
 mod pool;
 mod stage_two;

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use crate::{
-    artefacts::UnpackedPackage,
+    artefacts::{HeldFile, UnpackedPackage},
     digest::Sha256,
     error::{Error, Result},
 };
 
 /// The version of everything in this file.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// A commit's [`FORMAT`].
 pub const FORMAT_KEY: &str = "treestrap.format";
 /// A deb's commit: its [`PackageRecord`].
@@ -23,6 +23,8 @@ pub const PACKAGE_KEY: &str = "treestrap.package";
 pub const IMAGE_KEY: &str = "treestrap.image";
 /// An image's commit: its packages, a list of [`UnpackedPackage`].
 pub const PACKAGES_KEY: &str = "treestrap.packages";
+/// An image's unpacked commit: files that are not at their places yet, a list of [`HeldFile`].
+pub const HELD_KEY: &str = "treestrap.held";
 /// An image's commit: groups of paths that are hard links of one file.
 pub const HARD_LINKS_KEY: &str = "treestrap.hard-links";
 
@@ -47,6 +49,8 @@ pub struct PackageRecord {
     pub triggers: String,
     /// Its maintainer scripts: `preinst`, `postinst`, …; sorted.
     pub scripts: Vec<String>,
+    /// If its preinst says `dpkg-divert`: which of its files and links the preinst names, too.
+    pub diverts: Option<Vec<String>>,
     /// The text of its `.list` file.
     pub list: String,
     /// The text of its `.md5sums` file if that was made as dpkg makes it, because the deb has none.
@@ -104,6 +108,14 @@ impl Store {
         self.commit_value(commit, PACKAGES_KEY)?.ok_or_else(|| {
             Error::input(format!("commit {commit} has no list of packages: treestrap did not make it"))
         })
+    }
+
+    /// The files of an image's unpacked commit that are not at their places yet.
+    ///
+    /// # Errors
+    /// If there is no such commit.
+    pub fn held_files(&self, commit: Sha256) -> Result<Vec<HeldFile>> {
+        Ok(self.commit_value(commit, HELD_KEY)?.unwrap_or_default())
     }
 
     /// The groups of hard links of an image's commit; each group and the groups are sorted.

@@ -56,6 +56,7 @@ impl Place {
             conffiles: Vec::new(),
             triggers: String::new(),
             scripts: Vec::new(),
+            diverts: None,
             list: String::new(),
             made_md5sums: None,
             symlinks: Vec::new(),

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod diversions;
 mod emulator;
 mod exports;
 mod harness;

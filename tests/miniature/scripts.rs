@@ -326,3 +326,48 @@ fn a_script_that_a_signal_ends_is_told_from_one_that_fails() {
     let tiny = Miniature::new(Account::Subordinate, text, &["early"]);
     tiny.fixture.treestrap(&["build"]).exits(1).says(&["early", "pre-installation script", "status 3"]);
 }
+
+/// A package that makes what identifies a device, and a stand-in for the program that makes it anew.
+const IDENTIFIED: &str = r#"
+Package: identified
+file ./usr/lib/systemd/systemd 0755 = stand-in
+file ./usr/bin/ssh-keygen 0755
+    #!/bin/sh
+    echo fresh >/etc/ssh/ssh_host_rsa_key
+folder ./etc/ssh
+conffile ./etc/ssh/sshd_config = x
+script postinst
+    set -e
+    date +%s%N >/etc/machine-id
+    date +%s%N >/etc/ssh/ssh_host_rsa_key
+    chmod 0600 /etc/ssh/ssh_host_rsa_key
+"#;
+
+#[test]
+fn what_identifies_a_device_is_made_by_the_device() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let tiny = built(IDENTIFIED, &["identified"]);
+    assert_eq!(tiny.fixture.cat("tiny", "/etc/machine-id"), "", "systemd fills it");
+    let listing = |image: &str| tiny.fixture.listing(&format!("deb/images/{image}/configured")).join("\n");
+    assert!(!listing("tiny").contains("ssh_host_rsa_key"), "{}", listing("tiny"));
+    let unit = tiny.fixture.cat("tiny", "/usr/lib/systemd/system/treestrap-identity.service");
+    assert!(unit.contains("ConditionPathExistsGlob=|!/etc/ssh/ssh_host_*_key"), "{unit}");
+    let first = "/usr/lib/treestrap/make-identity && cat /etc/ssh/ssh_host_rsa_key && ls /etc/ssh";
+    assert_eq!(
+        inside(&tiny, first).ok().stdout,
+        "making: SSH host keys\nfresh\nssh_host_rsa_key\nsshd_config\n"
+    );
+    // One checksum, though each run makes others; `remove` brings nothing that makes it, `keep` keeps it.
+    let before = tiny.fixture.rev("deb/images/tiny/configured");
+    tiny.fixture.treestrap(&["configure"]).ok();
+    assert_eq!(tiny.fixture.rev("deb/images/tiny/configured"), before);
+    let manifest = tiny.fixture.read("treestrap.toml");
+    for (policy, has_key, has_unit) in [("remove", false, false), ("keep", true, false)] {
+        tiny.fixture.write("treestrap.toml", &format!("{manifest}identity = \"{policy}\"\n"));
+        tiny.fixture.treestrap(&["build"]).ok();
+        let listing = listing("tiny");
+        assert_eq!(listing.contains("ssh_host_rsa_key"), has_key, "{policy}: {listing}");
+        assert_eq!(listing.contains("treestrap-identity"), has_unit, "{policy}: {listing}");
+    }
+    assert_ne!(tiny.fixture.cat("tiny", "/etc/machine-id"), "");
+}

@@ -17,6 +17,7 @@ mod foreign;
 mod lifecycle;
 mod single;
 mod support;
+mod synced;
 mod views;
 
 use std::process::ExitCode;
@@ -29,7 +30,15 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[commands::TESTS, calls::TESTS, single::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS],
+        &[
+            commands::TESTS,
+            calls::TESTS,
+            single::TESTS,
+            synced::TESTS,
+            capture::TESTS,
+            escape::TESTS,
+            lifecycle::TESTS,
+        ],
         &[views::TESTS, foreign::TESTS],
     )
 }

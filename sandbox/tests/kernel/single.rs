@@ -61,7 +61,7 @@ fn plan(tree: &Tree, tier: Tier) -> Plan {
 }
 
 /// A change without what differs from run to run.
-fn comparable(change: Change) -> Change {
+pub(crate) fn comparable(change: Change) -> Change {
     let without_time = |metadata: Metadata| Metadata { modified: (0, 0), ..metadata };
     let now = match change.now {
         Entry::Removed => Entry::Removed,
