@@ -4,15 +4,17 @@
 //! out the same, and else stay, for `treestrap diff IMAGE IMAGE/again`. That a deb is ingested the same
 //! way twice is for tests to show: its objects are named by their contents.
 
-use super::{Session, StageTwo, locks, pool, stage_two};
+use std::{io::Read, time::SystemTime};
+
+use super::{Session, StageTwo, dates, locks, pool, stage_two};
 use crate::{
-    Error, Result,
-    artefacts::{Configured, Image},
+    Context, Error, Result,
+    artefacts::{Configured, Image, TreeEntry},
     compose,
     configure::Trial,
     digest::Sha256,
     store::{
-        Change, Store,
+        Change, Content, Store,
         records::{configured_reference, unpacked_reference},
     },
 };
@@ -40,6 +42,9 @@ pub struct Disparity {
     /// Which programs opened it for writing or gave it its name the second time, and for which package.
     pub writers: Vec<String>,
 }
+
+/// Larger files, in bytes, are not looked into for dates.
+const LARGEST: u64 = 64 << 20;
 
 /// Makes an image again.
 pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Result<Verified> {
@@ -71,11 +76,17 @@ pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Resul
             differences,
         });
     }
+    let begun = SystemTime::now();
     let trial = Trial::new(&session.work_made()?)?;
     let (committed_again, configured) =
         stage_two::run_stage_two(session, &again, options, &composed_again, Some(&trial))?;
     let (commit, again) = (committed.commit, committed_again.commit);
     let differences = differences(&store, commit, again, Some(&trial))?;
+    for (path, date) in dated(&store, &configured, &dates::texts(begun, SystemTime::now()))? {
+        let message =
+            format!("{path} has the day of this run in it ({date}): it may be another one tomorrow");
+        session.reporter.warn(name, message);
+    }
     if commit == again {
         store.remove_references(&references)?;
     }
@@ -94,6 +105,26 @@ fn conditions(configured: &Configured) -> String {
         of("tier"),
         of("view")
     )
+}
+
+/// The files that stage 2 made in which one of these texts is. What is compressed does not show.
+fn dated(store: &Store, configured: &Configured, texts: &[String]) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for change in &configured.changes {
+        let TreeEntry::Object { checksum, .. } = change.now else { continue };
+        let (_, Content::File(mut file)) = store.object(checksum)? else { continue };
+        if file.size > LARGEST {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        let path = format!("/{}", String::from_utf8_lossy(&change.path));
+        file.read_to_end(&mut bytes).with_context(|| format!("reading {path}"))?;
+        let is_in = |text: &&String| memchr::memmem::find(&bytes, text.as_bytes()).is_some();
+        if let Some(text) = texts.iter().find(is_in) {
+            found.push((path, text.trim_end().to_owned()));
+        }
+    }
+    Ok(found)
 }
 
 fn differences(store: &Store, a: Sha256, b: Sha256, trial: Option<&Trial>) -> Result<Vec<Disparity>> {
