@@ -73,7 +73,7 @@ fn set_up(
     prepared: &mut Prepared,
     supervisor: &mut Option<Channel>,
 ) -> Result<(Inside, OwnedFd, Option<OwnedFd>)> {
-    let Start { plan, folder, tier } = start;
+    let Start { plan, folder, tier, .. } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
     unshare(

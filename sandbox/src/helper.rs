@@ -205,6 +205,10 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
+        if let Some(control) = &mut self.control {
+            // Or it would take this process for killed.
+            let _ = control.send(&ToMonitor::Close, &[]);
+        }
         self.end();
     }
 }

@@ -17,12 +17,13 @@ use std::{
 };
 
 use nix::{
+    poll::{PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid},
+    unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid},
 };
 
 use crate::{
@@ -44,7 +45,7 @@ use crate::{
         xattr::{self, Place},
     },
     view::{Listing, ROOT, give_metadata},
-    work,
+    work::{self, WorkFolder},
 };
 
 /// What a terminal or an impatient person sends to the whole process group. The caller decides what
@@ -84,10 +85,14 @@ fn prepare() -> Result<Channel> {
 }
 
 fn serve(control: &mut Channel) -> i32 {
-    let mut monitor = Monitor { session: None };
+    let mut monitor = Monitor { session: None, closed: false };
+    let caller = getppid();
     // On any failure to talk the caller is gone, which is the end in any case.
     let result = monitor.serve(control);
+    let session = monitor.session.as_ref();
+    let swept = session.filter(|_| !monitor.closed).map(|running| running.start.swept.clone());
     monitor.end();
+    sweep_up_after(caller, &swept.unwrap_or_default());
     if let Err(error) = result {
         let _ = control.send(&FromMonitor::Failed(error), &[]);
         return 1;
@@ -95,8 +100,26 @@ fn serve(control: &mut Channel) -> i32 {
     0
 }
 
+/// Removes the folders for layers of a caller that was killed. Its locks go when the kernel has taken all
+/// of it down; then this process is somebody else's child.
+fn sweep_up_after(caller: Pid, folders: &[PathBuf]) {
+    const PATIENCE: u16 = 2000; // milliseconds
+    const MOMENT: u16 = 10;
+    for _ in 0..PATIENCE / MOMENT {
+        if folders.is_empty() || getppid() != caller {
+            break;
+        }
+        let _ = poll(&mut [], PollTimeout::from(MOMENT));
+    }
+    for dead in folders.iter().flat_map(|folder| WorkFolder::dead(folder).unwrap_or_default()) {
+        let _ = work::remove(&dead.path); // the next sweep finds what is left
+    }
+}
+
 struct Monitor {
     session: Option<Running>,
+    /// Whether the caller ended it, and was not ended itself.
+    closed: bool,
 }
 
 /// A started sandbox.
@@ -131,6 +154,7 @@ impl Monitor {
         }
         while let Some((message, descriptors)) = control.receive()? {
             let closing = matches!(message, ToMonitor::Close);
+            self.closed |= closing;
             let answer = match self.handle(message, descriptors, control) {
                 Ok(answer) => answer,
                 Err(error) => FromMonitor::Failed(error),
@@ -230,7 +254,7 @@ impl Running {
     }
 
     fn go(&mut self, commands: OwnedFd, end_of_life: OwnedFd, control: &Channel) -> Result<()> {
-        let Start { plan, folder, tier } = &self.start;
+        let Start { plan, folder, tier, .. } = &self.start;
         let (listing, links) = stored_listing(plan, *tier).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
         let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];

@@ -59,6 +59,9 @@ pub(crate) struct Start {
     /// The session's folder.
     #[serde(with = "crate::bytes")]
     pub(crate) folder: PathBuf,
+    /// Where the caller may have folders of its own: see [`crate::LayerFolder`].
+    #[serde(with = "crate::bytes")]
+    pub(crate) swept: Vec<PathBuf>,
 }
 
 /// What the monitor answers.

@@ -22,6 +22,7 @@ use crate::{
     helper::{Helper, unexpected},
     plan::{Layer, Plan, Source, Stored, Work},
     protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
+    sweep,
     terminal::Foreground,
     work::{self, WorkFolder},
 };
@@ -155,7 +156,7 @@ impl Session {
         let mut helper = Helper::start(plan.tier)?;
         let (mut commands, theirs) = Channel::pair()?;
         let theirs = theirs.into_socket();
-        let start = Start { plan, tier: helper.tier, folder: folder.path.clone() };
+        let start = Start { plan, tier: helper.tier, folder: folder.path.clone(), swept: sweep::folders() };
         let question = ToMonitor::Start(Box::new(start));
         match helper.ask(&question, &[theirs.as_fd(), folder.lock.as_fd()])?.0 {
             FromMonitor::Started => drop(theirs),

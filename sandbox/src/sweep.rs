@@ -1,6 +1,10 @@
 //! Removing what killed sessions left, and kept ones that nobody needs any more.
 
-use std::path::{Path, absolute};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf, absolute},
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{
     error::{Doing, Result},
@@ -11,8 +15,8 @@ use crate::{
 };
 
 /// Removes the folders of killed sessions below `work` (a [`Work::Below`]); gives how many there
-/// were. Only a session whose caller and monitor were both killed leaves one. Running sessions,
-/// those of other programs too, are left alone.
+/// were. Only a session whose caller and monitor were both killed leaves one, or a caller that was killed
+/// before its session ran. Running sessions, those of other programs too, are left alone.
 pub fn sweep(work: &Path) -> Result<usize> {
     let work = absolute(work).doing_to("finding", work)?;
     let dead = WorkFolder::dead(&work)?; // and their locks, until they are removed
@@ -36,8 +40,17 @@ pub fn remove_tree(folder: &Path) -> Result<()> {
     remove_paths(vec![folder])
 }
 
+/// Where this process has made folders for layers.
+static FOLDERS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Where a monitor looks for what its caller left, when that was killed.
+pub(crate) fn folders() -> Vec<PathBuf> {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+}
+
 /// A folder for layers that belong to the caller's run, such as a checkout. It lies among the
-/// folders of sessions and is locked as they are: when its owner was killed, [`sweep`] finds it.
+/// folders of sessions and is locked as they are: when its owner was killed, the monitor of a running
+/// session removes it, or else [`sweep`] finds it.
 pub struct LayerFolder {
     folder: WorkFolder,
     removed: bool,
@@ -47,7 +60,9 @@ impl LayerFolder {
     /// Makes one below `work`, which is made if missing.
     pub fn make(work: &Path) -> Result<Self> {
         let work = absolute(work).doing_to("finding", work)?;
-        Ok(LayerFolder { folder: WorkFolder::open(&Work::Below(work))?, removed: false })
+        let folder = WorkFolder::open(&Work::Below(work.clone()))?;
+        FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).insert(work);
+        Ok(LayerFolder { folder, removed: false })
     }
 
     /// Where it is.
@@ -79,7 +94,7 @@ fn remove_layers(folder: &WorkFolder) -> Result<()> {
     }
 }
 
-fn remove_paths(folders: Vec<std::path::PathBuf>) -> Result<()> {
+fn remove_paths(folders: Vec<PathBuf>) -> Result<()> {
     let mut helper = Helper::start(None)?;
     helper.ask_done(&ToMonitor::Remove(folders))?;
     helper.ask_done(&ToMonitor::Close)
