@@ -4,7 +4,7 @@
 //! between them. Paths inside an image are bytes without a leading slash (`usr/bin/env`); the
 //! root is the empty path.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,13 +38,37 @@ pub struct Image {
     pub request: Request,
     /// Its lock, `IMAGE.lock` beside the manifest.
     pub lock: PathBuf,
-    /// A debconf preseed file (debconf-set-selections(1)).
-    pub preseed: Option<PathBuf>,
+    /// Answers to packages' questions.
+    pub preseed: Option<Preseed>,
     /// Packages beside the built-in table whose programs run natively where the image is a foreign
     /// one; `*` stands for any characters. They change how long stage 2 takes, not what it makes.
     pub accelerate: Vec<String>,
     /// Programs (paths without a leading slash) that never run natively, in the same notation.
     pub emulate: Vec<String>,
+    /// What becomes of what identifies a device.
+    pub identity: IdentityPolicy,
+}
+
+/// Answers for debconf, in the format of debconf-set-selections(1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preseed {
+    /// A file of them.
+    File(PathBuf),
+    /// Lines of them.
+    Lines(Vec<String>),
+}
+
+/// What becomes of what identifies one device: machine id, private keys, random seeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityPolicy {
+    /// The image does not have it; the device makes it when it starts for the first time.
+    #[default]
+    FirstBoot,
+    /// The image does not have it, nor anything to make it but what its packages bring.
+    Remove,
+    /// The image has what package scripts made: it does not come out the same twice.
+    Keep,
 }
 
 /// One repository of the manifest.
@@ -263,6 +287,19 @@ pub struct StageTwo {
     pub accelerate: Option<String>,
     /// `--require WHAT`: degradations that are errors.
     pub require: Vec<String>,
+    /// `--limit`: what scripts may use up.
+    pub limits: Limits,
+}
+
+/// What scripts may use up; none: what the sandbox has by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes and threads at one time.
+    pub processes: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Wall time of one command.
+    pub time: Option<Duration>,
 }
 
 /// What stage 2 changed, with contents in the store already, and how it went.

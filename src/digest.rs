@@ -15,6 +15,14 @@ impl Sha256 {
         use sha2::Digest;
         Sha256(sha2::Sha256::digest(data).into())
     }
+
+    /// The digest of these, one after the other.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        use sha2::Digest;
+        let mut digest = sha2::Sha256::new();
+        parts.iter().for_each(|part| digest.update(part));
+        Sha256(digest.finalize().into())
+    }
 }
 
 impl fmt::Display for Sha256 {

@@ -56,6 +56,8 @@ if [ "$purpose" = tests ]; then
     need gpgv        "oracle: verifies the miniature archive's signatures"   has gpgv
     need libcap2-bin "setcap and getcap: file capabilities in the tests"     has setcap
     need strace      "proof that compose opens no file object"               has strace
+    need mmdebstrap  "oracle: an image by apt and dpkg, to compare with"      has mmdebstrap
+    need python3     "what compares images with those"                       has python3
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

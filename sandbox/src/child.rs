@@ -8,21 +8,24 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
+        stat::Mode,
     },
-    unistd::{Pid, sethostname},
+    unistd::{Pid, chdir, chroot, sethostname},
 };
 
 use crate::{
     binfmt, capabilities,
-    enforced::{Inside, Tier},
+    enforced::{Inside, MemoryLimit, Tier},
     error::{Doing, Error, Result, Step},
     execute,
+    kernel::kernel_is_at_least,
     plan::Plan,
     protocol::{Channel, FromChild, Start, ToChild},
     root::View,
@@ -45,11 +48,12 @@ pub(crate) fn run(
     mut supervisor: Option<Channel>,
 ) -> ! {
     let plan = &start.plan;
-    let status = match set_up(start, &mut prepared, supervisor.as_mut()) {
-        Ok((inside, held)) => {
+    let status = match set_up(start, &mut prepared, &mut supervisor) {
+        Ok((inside, root, held)) => {
             let view = prepared.server;
+            let memory = inside.memory;
             let served = commands.send(&FromChild::Ready(inside), &[]).and_then(|()| {
-                Server { plan, commands, end_of_life, supervisor, view, running: None }.serve()
+                Server { plan, root, commands, end_of_life, supervisor, view, memory, running: None }.serve()
             });
             drop(held);
             i32::from(served.is_err())
@@ -62,12 +66,13 @@ pub(crate) fn run(
     process::exit_now(status)
 }
 
-/// Everything between the fork and the first command; what has to stay open comes back.
+/// Everything between the fork and the first command. Gives what it came to, the root of commands, and
+/// what has to stay open.
 fn set_up(
     start: &Start,
     prepared: &mut Prepared,
-    supervisor: Option<&mut Channel>,
-) -> Result<(Inside, Option<OwnedFd>)> {
+    supervisor: &mut Option<Channel>,
+) -> Result<(Inside, OwnedFd, Option<OwnedFd>)> {
     let Start { plan, folder, tier } = start;
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying pid 1 to the monitor")?;
     let _ = prctl::set_name(c"sandbox-init");
@@ -103,7 +108,10 @@ fn set_up(
             "user.max_user_namespaces cannot be set inside: the filter alone forbids namespaces".into(),
         );
     }
-    let processes = limit_processes(plan.limits.processes).then_some(plan.limits.processes);
+    if let Some(most) = plan.conditions.processors {
+        use_processors(most).doing("choosing processors")?;
+    }
+    let processes = limit_processes(plan).then_some(plan.limits.processes);
     if processes.is_none() {
         degraded.push(
             "the process limit does not hold for the host's root (kernel.pid_max of a namespace needs Linux 6.14)"
@@ -124,20 +132,44 @@ fn set_up(
         .map_err(|error| error.at(Step::Namespaces))?;
     let capabilities = capabilities::reduce().map_err(|error| error.at(Step::Privileges))?;
     prctl::set_dumpable(false).doing("hiding pid 1").map_err(|error| error.at(Step::Privileges))?;
+    let memory = plan.limits.memory.map(|most| {
+        if prepared.no_group.is_empty() {
+            return MemoryLimit::Together(most);
+        }
+        degraded.push(format!(
+            "memory is limited for each process by itself: {} (`systemd-run --user --scope` gives a place for \
+             a control group)",
+            prepared.no_group
+        ));
+        MemoryLimit::EachProcess(most)
+    });
     let in_force = filter_system_calls(plan, *tier, supervisor, &mut degraded)?;
     let inside = Inside {
         view: stack.view,
         volatile: stack.volatile,
         seccomp: in_force.is_some(),
-        no_sync: in_force.is_some_and(|filter| filter.no_sync),
+        no_sync: in_force.is_some_and(|filter| filter.no_sync && filter.no_synced_opens),
         uname: in_force.is_some_and(|filter| filter.uname),
         capabilities,
         binfmt: plan.binfmt.iter().map(|entry| entry.name.clone()).collect(),
         no_nested_namespaces,
         processes,
+        memory,
+        time: plan.limits.time,
         degraded,
     };
-    Ok((inside, table))
+    let root = step_aside().doing("leaving the root").map_err(|error| error.at(Step::Mounts))?;
+    Ok((inside, root, table))
+}
+
+/// Has pid 1 another root than its commands, which so find themselves in a chroot, as they are used to
+/// when an image is made: ischroot(1) and its kin compare the two, and scripts that take a machine for
+/// running restart its init. Gives the root of commands.
+fn step_aside() -> nix::Result<OwnedFd> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    chroot("/sys")?; // a mount of its own, and empty
+    chdir("/")?;
+    Ok(root)
 }
 
 /// The filter holds for pid 1 and all that it starts; it must come last. Gives what it does, if there
@@ -145,28 +177,41 @@ fn set_up(
 fn filter_system_calls(
     plan: &Plan,
     tier: Tier,
-    supervisor: Option<&mut Channel>,
+    supervisor: &mut Option<Channel>,
     degraded: &mut Vec<String>,
 ) -> Result<Option<Wanted>> {
     let mounts = std::fs::File::open("/proc/self/ns/mnt").doing("opening the mount namespace")?;
     let mut wanted = supervisor::wanted(plan, tier);
+    if plan.no_sync && !wanted.no_synced_opens {
+        degraded.push("files opened with O_SYNC wait for the disk (Linux 5.14 lets them not)".into());
+    }
     let mut installed = seccomp::install(wanted);
     if let Err(errno @ (Errno::EBUSY | Errno::EINVAL)) = installed
         && tier == Tier::Full
     {
         // Somebody around us answers calls already, and the kernel allows one. (EINVAL: Linux < 5.0.)
-        degraded.push(format!("the kernel's name inside is the host's: {}", errno.desc()));
-        wanted.uname = false;
+        let lost = [
+            (&mut wanted.uname, "the kernel's name inside is the host's"),
+            (&mut wanted.no_synced_opens, "files opened with O_SYNC wait for the disk"),
+        ];
+        for (wanted, lost) in lost.into_iter().filter(|(wanted, _)| **wanted) {
+            degraded.push(format!("{lost}: {}", errno.desc()));
+            *wanted = false;
+        }
         installed = seccomp::install(wanted);
     }
-    match (installed, supervisor) {
-        (Ok(listener), Some(supervisor)) => {
-            let descriptors: Vec<_> =
-                [mounts.as_fd()].into_iter().chain(listener.iter().map(AsFd::as_fd)).collect();
-            supervisor.send(&supervisor::Watch { calls: listener.is_some() }, &descriptors)?;
+    match (installed, supervisor.as_mut()) {
+        (Ok(Some(listener)), Some(channel)) => {
+            channel.send(&supervisor::Watch { calls: true }, &[mounts.as_fd(), listener.as_fd()])?;
             Ok(Some(wanted))
         }
-        (Ok(None), None) => Ok(Some(wanted)),
+        (Ok(None), channel) => {
+            if let Some(channel) = channel {
+                channel.send(&supervisor::Watch { calls: false }, &[])?;
+            }
+            *supervisor = None; // nothing to answer: it ends
+            Ok(Some(wanted))
+        }
         (Ok(Some(_)), None) => Err(Error::bug("nobody is there to answer system calls")),
         // The kernel has no filters, or a runtime around us forbids them.
         (Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::EACCES)), _)
@@ -182,12 +227,13 @@ fn filter_system_calls(
 /// Limits the processes and threads of the whole namespace; gives whether any limit holds. Before Linux
 /// 6.14, which gave pid namespaces a pid_max of their own, there is only RLIMIT_NPROC, one for each
 /// user inside: see [`execute`].
-fn limit_processes(most: u64) -> bool {
+fn limit_processes(plan: &Plan) -> bool {
     // Numbers below 300 are not given again when all are used up (RESERVED_PIDS in kernel/pid.c), and
     // less than 301 cannot be set. They are skipped from the start where the kernel knows how to.
     const RESERVED: u64 = 300;
-    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", RESERVED.to_string());
-    let highest = most.saturating_add(RESERVED).max(RESERVED + 1);
+    let last = plan.conditions.last_process.map_or(RESERVED, |last| u64::from(last).max(RESERVED));
+    let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", last.to_string());
+    let highest = plan.limits.processes.saturating_add(last).max(last + 1);
     // An older kernel has only the host's, which the host's root could write from here: only then the
     // version is looked at, since trying would do the harm.
     let holds_anyway = process_limit_holds();
@@ -195,11 +241,15 @@ fn limit_processes(most: u64) -> bool {
     may_try && std::fs::write("/proc/sys/kernel/pid_max", highest.to_string()).is_ok() || holds_anyway
 }
 
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let Ok(system) = nix::sys::utsname::uname() else { return false };
-    let release = system.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
-    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(a), Some(b)) if (a, b) >= (major, minor))
+/// Leaves only the first of the processors that this process may use to it and to all that it starts.
+fn use_processors(most: usize) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let (allowed, mut chosen) = (sched_getaffinity(this)?, CpuSet::new());
+    let is_allowed = |&number: &usize| allowed.is_set(number).unwrap_or(false);
+    for number in (0..CpuSet::count()).filter(is_allowed).take(most.max(1)) {
+        chosen.set(number)?;
+    }
+    sched_setaffinity(this, &chosen)
 }
 
 /// Whether RLIMIT_NPROC counts: the kernel never applies it to the first user namespace's root
@@ -212,12 +262,15 @@ fn process_limit_holds() -> bool {
 
 struct Server<'a> {
     plan: &'a Plan,
+    /// The root of commands.
+    root: OwnedFd,
     commands: Channel,
     end_of_life: OwnedFd,
     /// Closes when the supervisor ends.
     supervisor: Option<Channel>,
     /// Who serves the view, if anybody does.
     view: Option<Channel>,
+    memory: Option<MemoryLimit>,
     /// The command that the caller waits for.
     running: Option<Running>,
 }
@@ -274,7 +327,8 @@ impl Server<'_> {
 
     fn handle(&mut self, message: ToChild, descriptors: Vec<OwnedFd>) -> Result<()> {
         match message {
-            ToChild::Run(run) => match execute::start(&run, self.plan, &descriptors) {
+            ToChild::Run(run) => match execute::start(&run, self.plan, self.memory, &self.root, &descriptors)
+            {
                 Ok(pid) => {
                     let terminal = run.terminal.then(|| descriptors.into_iter().next()).flatten();
                     self.running = Some(Running { pid, started: std::time::Instant::now(), terminal });

@@ -1,5 +1,7 @@
 //! What was asked of a sandbox and what was given: invariant "nothing degrades in silence".
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// How much the sandbox may do with owners.
@@ -108,17 +110,27 @@ pub struct Enforced {
     pub inside: Inside,
 }
 
+/// Whose memory is limited, and to how many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryLimit {
+    /// That of all processes together, what they have in files of /tmp and /run included.
+    Together(u64),
+    /// The private memory of each process by itself.
+    EachProcess(u64),
+}
+
 /// The part of [`Enforced`] that is known inside only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inside {
     /// How the layers come together.
     pub view: View,
-    /// Whether no sync of a file reaches the disk: overlayfs is mounted `volatile` (Linux ≥ 5.10), or the
-    /// view is [`View::FuseCow`]. Writes with O_SYNC still may: see `seccomp`.
+    /// Whether the view passes no sync on: overlayfs is mounted `volatile` (Linux ≥ 5.10), or the view is
+    /// [`View::FuseCow`].
     pub volatile: bool,
     /// Whether the system call filter denies what no package script needs.
     pub seccomp: bool,
-    /// Whether it also answers fsync and its kin.
+    /// Whether neither fsync and its kin nor O_SYNC wait for the disk.
     pub no_sync: bool,
     /// Whether uname(2) says what the plan wants it to say; if not, it says what the host's does.
     #[serde(default)]
@@ -131,6 +143,12 @@ pub struct Inside {
     pub no_nested_namespaces: bool,
     /// The process limit in force; none where the kernel exempts the user.
     pub processes: Option<u64>,
+    /// The memory limit in force; none where none was asked for.
+    #[serde(default)]
+    pub memory: Option<MemoryLimit>,
+    /// How long a command may run.
+    #[serde(default)]
+    pub time: Option<Duration>,
     /// What was asked for and not given, a sentence each. Empty is what one wants.
     pub degraded: Vec<String>,
 }

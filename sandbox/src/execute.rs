@@ -13,12 +13,13 @@ use nix::{
         resource::{Resource, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
     },
-    unistd::{Pid, chdir, setpgid, setsid, tcsetpgrp},
+    unistd::{Pid, chdir, chroot, fchdir, setpgid, setsid, tcsetpgrp},
 };
 
 use crate::{
     Kind,
     bytes::escape,
+    enforced::MemoryLimit,
     error::{Doing, Error, Result},
     plan::Plan,
     protocol::{Channel, FromChild, Run},
@@ -26,7 +27,13 @@ use crate::{
 };
 
 /// Starts it; gives its process id once the program runs, or why it could not be started.
-pub(crate) fn start(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<i32> {
+pub(crate) fn start(
+    run: &Run,
+    plan: &Plan,
+    memory: Option<MemoryLimit>,
+    root: &OwnedFd,
+    descriptors: &[OwnedFd],
+) -> Result<i32> {
     if descriptors.len() != run.descriptors.len() {
         return Err(Error::bug("descriptors got lost on the way"));
     }
@@ -42,7 +49,7 @@ pub(crate) fn start(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<i
             }
         }
         Fork::Child => {
-            let Err(error) = become_command(run, plan, descriptors);
+            let Err(error) = become_command(run, plan, memory, root, descriptors);
             let _ = writer.send(&FromChild::Failed(error), &[]);
             process::exit_now(127)
         }
@@ -50,7 +57,14 @@ pub(crate) fn start(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<i
 }
 
 /// Becomes the command. The child of a single-threaded process may do anything here.
-fn become_command(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<std::convert::Infallible> {
+fn become_command(
+    run: &Run,
+    plan: &Plan,
+    memory: Option<MemoryLimit>,
+    root: &OwnedFd,
+    descriptors: &[OwnedFd],
+) -> Result<std::convert::Infallible> {
+    fchdir(root).and_then(|()| chroot(".")).doing("changing to the root")?;
     let terminal = descriptors.first().filter(|_| run.terminal);
     match terminal {
         Some(terminal) => {
@@ -65,8 +79,8 @@ fn become_command(run: &Run, plan: &Plan, descriptors: &[OwnedFd]) -> Result<std
     let limit = |resource, value: u64| setrlimit(resource, value, value).doing("setting a resource limit");
     limit(Resource::RLIMIT_NPROC, plan.limits.processes)?;
     limit(Resource::RLIMIT_CORE, 0)?; // no core dump ends up in an image
-    if let Some(memory) = plan.limits.memory {
-        limit(Resource::RLIMIT_DATA, memory)?;
+    if let Some(MemoryLimit::EachProcess(most)) = memory {
+        limit(Resource::RLIMIT_DATA, most)?;
     }
     let folder = if run.folder.is_empty() { b"/" } else { run.folder.as_slice() };
     chdir(OsStr::from_bytes(folder))

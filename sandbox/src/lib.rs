@@ -18,13 +18,14 @@
 //! | `diagnose` | what this machine can do, and how to mend what it cannot |
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
-//! | `monitor`, `fixups`, `capture` | outside, as the namespace's root |
+//! | `monitor`, `capture`, `cgroup` | outside, as the namespace's root |
 //! | `supervisor`, `owners`, `acl`, `recorded` | outside, answering system calls of those inside; records of owners |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
 //! | `capabilities`, `seccomp` | what commands may do: tables |
 //! | `protocol`, `bytes` | messages between the three |
+//! | `kernel` | its version |
 //! | `sys` | all unsafe code |
 //!
 //! # Example
@@ -49,13 +50,14 @@ mod binfmt;
 mod bytes;
 mod capabilities;
 mod capture;
+mod cgroup;
 mod child;
 mod diagnose;
 mod enforced;
 mod error;
 mod execute;
-mod fixups;
 mod helper;
+mod kernel;
 mod monitor;
 mod owners;
 mod plan;
@@ -76,9 +78,11 @@ mod work;
 
 pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
-pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, Tier, View};
+pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
-pub use helper::{init, use_helper};
-pub use plan::{Binfmt, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work};
+pub use helper::{init, prepare, use_helper};
+pub use plan::{
+    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
+};
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

@@ -26,11 +26,12 @@ use nix::{
 };
 
 use crate::{
-    bytes::escape,
-    capture, child,
+    bytes::{c_string, escape},
+    capture,
+    cgroup::Group,
+    child,
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
-    fixups,
     owners::{self, Links, Owner, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
@@ -109,6 +110,8 @@ struct Running {
     owners: Option<Vec<Remembered>>,
     /// Who serves views; none when it has been ended, or if no view needs it.
     server: Option<Pid>,
+    /// Limits their memory; removed when they have ended.
+    group: Option<Group>,
     /// Closes when this process ends.
     _lifeline: OwnedFd,
     _lock: Option<OwnedFd>,
@@ -212,6 +215,7 @@ impl Running {
             supervisor: None,
             owners: None,
             server: None,
+            group: None,
             _lifeline: lifeline,
             _lock: lock,
             stays,
@@ -227,15 +231,18 @@ impl Running {
 
     fn go(&mut self, commands: OwnedFd, end_of_life: OwnedFd, control: &Channel) -> Result<()> {
         let Start { plan, folder, tier } = &self.start;
-        if let Some(fixups) = &plan.fixups {
-            fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
-        }
         let (listing, links) = stored_listing(plan, *tier).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
         let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
         let (supervisor, calls) = supervisor::start(&self.start, links, &others)?.unzip();
         self.supervisor = supervisor;
-        let mut prepared = Prepared { listing, server: None };
+        let (group, no_group) = match plan.limits.memory.map(Group::with_memory) {
+            None => (None, String::new()),
+            Some(Ok(group)) => (Some(group), String::new()),
+            Some(Err(why)) => (None, why),
+        };
+        self.group = group;
+        let mut prepared = Prepared { listing, server: None, no_group };
         if candidates(plan)?.into_iter().any(needs_server) {
             let (ours, theirs) = Channel::pair()?;
             match process::fork().doing("starting the view's server")? {
@@ -251,7 +258,9 @@ impl Running {
         match process::fork().doing("starting pid 1")? {
             Fork::Parent(pid) => {
                 self.child = Some(Pid::from_raw(pid));
-                Ok(())
+                // No command runs before this process has answered.
+                let added = self.group.as_ref().map_or(Ok(()), |group| group.add(pid));
+                added.map_err(|why| Error::machine(why).at(Step::Privileges))
             }
             Fork::Child => {
                 // What a fork inherits and pid 1 must not have: the caller's ear and this process's
@@ -281,6 +290,7 @@ impl Running {
         if let Some(server) = self.server.take() {
             end_process(server);
         }
+        self.group = None;
         if has_ended && self.stays {
             self.keep_owners()?;
         }
@@ -393,7 +403,7 @@ fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
     fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
         .doing_to("changing the mode of", to)?;
-    let (from_name, to_name) = (fixups::c_string(from)?, fixups::c_string(to)?);
+    let (from_name, to_name) = (c_string(from)?, c_string(to)?);
     for name in xattr::names(Place::Path(&from_name)).doing_to("reading attributes of", from)? {
         // `security.*` other than capabilities is the host's business, and not settable here.
         let name_bytes = name.to_bytes();

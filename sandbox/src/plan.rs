@@ -28,10 +28,6 @@ pub struct Plan {
     pub view: Option<View>,
     /// Where changes go.
     pub work: Work,
-    /// Owners, modes and extended attributes that only the namespace's root can give. They are
-    /// applied to the layer's own files, once and for good, before anything is mounted.
-    #[serde(default)]
-    pub fixups: Option<Fixups>,
     /// How owners are handled; none: in the best way that this machine can.
     #[serde(default)]
     pub tier: Option<Tier>,
@@ -48,6 +44,12 @@ pub struct Plan {
     /// Interpreters for foreign binaries, in a binfmt_misc of the sandbox's own.
     #[serde(default)]
     pub binfmt: Vec<Binfmt>,
+    /// Whether it is noted who writes which file.
+    #[serde(default)]
+    pub writers: Option<Writers>,
+    /// What is to be otherwise than it would be here.
+    #[serde(default)]
+    pub conditions: Conditions,
     /// What commands may use up.
     #[serde(default)]
     pub limits: Limits,
@@ -112,34 +114,6 @@ pub enum Work {
     Kept(#[serde(with = "crate::bytes")] PathBuf),
 }
 
-/// Metadata for files of one layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fixups {
-    /// The layer's folder.
-    #[serde(with = "crate::bytes")]
-    pub layer: PathBuf,
-    /// What to set. A file with hard links outside this list is refused: it might be an object of
-    /// a repository.
-    pub entries: Vec<Fixup>,
-}
-
-/// Metadata for one file, folder or link of a layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fixup {
-    /// The path below the layer's folder; symbolic links in it are not followed.
-    #[serde(with = "crate::bytes")]
-    pub path: Vec<u8>,
-    /// The owner.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// Permission bits with set-id and sticky; ignored for a symbolic link, which has none.
-    pub mode: u32,
-    /// Extended attributes to set beside those that are there. `security.capability` in version 2.
-    #[serde(with = "crate::bytes")]
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
 /// One mount inside the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -184,6 +158,42 @@ pub struct Binfmt {
     pub interpreter: PathBuf,
 }
 
+/// What differs from machine to machine, and from run to run, and is to be otherwise than it would be:
+/// to see whether what programs make depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// Views in the order in which they are tried, where the plan asks for none; empty:
+    /// [`View::PREFERENCE`].
+    pub views: Vec<View>,
+    /// Of the processors, this many may be used (sched_setaffinity(2)); none: all.
+    pub processors: Option<usize>,
+    /// The number after which processes get theirs; none: 300.
+    pub last_process: Option<u32>,
+}
+
+/// That it is noted which program writes which file: see [`Writer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writers {
+    /// A file that is there; a line of JSON, a [`Writer`], is appended for each open for writing and each
+    /// new name. Such calls then take some twenty microseconds more.
+    #[serde(with = "crate::bytes")]
+    pub log: PathBuf,
+    /// The environment variable whose value is noted, too.
+    pub variable: String,
+}
+
+/// A program that was about to write a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// The file, without a leading slash; of a link, the link.
+    #[serde(with = "crate::bytes")]
+    pub path: Vec<u8>,
+    /// The beginning of the program's command line.
+    pub command: String,
+    /// The value of the variable that the plan names, if the program has it.
+    pub variable: Option<String>,
+}
+
 /// What commands may use up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -191,7 +201,9 @@ pub struct Limits {
     /// (`kernel.pid_max` of its pid namespace); before, of each user inside (`RLIMIT_NPROC`), which the
     /// kernel does not apply to the host's own root.
     pub processes: u64,
-    /// Bytes of private writable memory of one process (`RLIMIT_DATA`, counted so since Linux 4.7).
+    /// Bytes of memory: of the whole sandbox, where it can have a control group of its own
+    /// (`memory.max`, cgroups(7)), else of private writable memory of each process (`RLIMIT_DATA`, counted
+    /// so since Linux 4.7). [`Enforced`](crate::Enforced) says which.
     pub memory: Option<u64>,
     /// Wall time of one command.
     pub time: Option<Duration>,
@@ -229,7 +241,6 @@ impl Plan {
             layers: layers.into_iter().map(Layer::Folder).collect(),
             view: None,
             work: Work::Below(work.into()),
-            fixups: None,
             tier: None,
             hostname: "sandbox".to_owned(),
             uname: None,
@@ -239,6 +250,8 @@ impl Plan {
             // /run/lock and its kin are folders that packages ship and scripts rely on.
             mounts: vec![memory(b"run", 0o755, true), memory(b"tmp", 0o1777, false)],
             binfmt: Vec::new(),
+            writers: None,
+            conditions: Conditions::default(),
             limits: Limits::default(),
             no_sync: true,
         }
@@ -281,9 +294,6 @@ impl fmt::Display for Plan {
             Work::Below(folder) => writeln!(f, "changes   in a new folder below {}", folder.display())?,
             Work::Kept(folder) => writeln!(f, "changes   go on in {}", folder.display())?,
         }
-        if let Some(fixups) = &self.fixups {
-            writeln!(f, "fix-ups   {} in {}", fixups.entries.len(), fixups.layer.display())?;
-        }
         writeln!(
             f,
             "mount     /proc, what can hurt masked\nmount     /dev of its own\nmount     /sys, empty"
@@ -317,7 +327,7 @@ impl fmt::Display for Plan {
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;
         if let Some(memory) = self.limits.memory {
-            write!(f, ", {memory} bytes a process")?;
+            write!(f, ", {memory} bytes of memory")?;
         }
         if let Some(time) = self.limits.time {
             write!(f, ", {} s a command", time.as_secs_f64())?;
@@ -337,16 +347,6 @@ mod tests {
             line: ":arm:M::\\x7f:\\xff:{interpreter}:F".into(),
             interpreter: "/q".into(),
         });
-        plan.fixups = Some(Fixups {
-            layer: "/b".into(),
-            entries: vec![Fixup {
-                path: b"bin/\xff".to_vec(),
-                uid: 0,
-                gid: 42,
-                mode: 0o2755,
-                xattrs: vec![(b"security.capability".to_vec(), vec![1, 0, 0, 2])],
-            }],
-        });
         plan
     }
 
@@ -362,7 +362,6 @@ mod tests {
         for line in [
             "layer     /a\u{e4}\nlayer     /b\nview      the first that works\n",
             "changes   in a new folder below /w\n",
-            "fix-ups   1 in /b\n",
             "mount     /run: in memory, mode 0755, with the view's folders\n",
             "binfmt    arm: /q\n",
             "limits    4096 processes\n",

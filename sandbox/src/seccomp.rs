@@ -4,15 +4,15 @@
 //! 32-bit ARM. A foreign program's calls arrive as qemu's own, in the host's ABI. It is a fence behind
 //! others (namespaces, capabilities, permissions), and the only one for what those let through.
 //!
-//! What it does not catch: O_SYNC and O_DSYNC, as flags of openat(2) or of pwritev2(2), cannot be
-//! taken away by a filter. overlayfs opens the file below with them even when mounted `volatile` (Linux
-//! 6.18), so such a write waits for the disk; the copy-on-write view ignores them. docs/benchmarks.md has
-//! what it costs. No script of Debian's is known to write so.
+//! overlayfs hands O_SYNC and O_DSYNC on to the file below even when it is mounted `volatile` (Linux
+//! 6.18), and a filter cannot take a flag away: the supervisor opens such a file without it. fcntl(2)
+//! cannot set them (F_SETFL ignores both), and pwritev2(2) is told that the kernel has none. What is left
+//! waits for the disk as it asks to: `chattr +S`, and syncs among the requests of io_submit(2).
 
 use std::os::fd::OwnedFd;
 
 use crate::{
-    supervisor::{Abi, Call, SINGLE, UNAME},
+    supervisor::{Abi, Call, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME, WRITTEN_OPENS},
     sys,
 };
 
@@ -101,7 +101,12 @@ const SYNCS: &[Rule] = &[
     rule(SYNC_FILE_RANGE, 314, 341, Always, Nothing, "dpkg starts writing early with it"),
     // Only with MS_SYNC: libunwind asks msync(MS_ASYNC) whether an address is mapped.
     rule(libc::SYS_msync, 144, 144, Bits(2, libc::MS_SYNC as u32), Nothing, "databases on shared maps"),
+    // As every kernel before 4.7: who has these flags has something for where they are not known. (x32
+    // has another number, 547, and another place for them; there it waits.)
+    rule(libc::SYS_pwritev2, 379, 393, Bits(5, RWF_SYNCS), Fail(libc::EOPNOTSUPP), "a sync by another name"),
 ];
+/// RWF_DSYNC and RWF_SYNC (linux/fs.h).
+const RWF_SYNCS: u32 = 0x2 | 0x4;
 
 #[cfg(not(target_arch = "powerpc64"))]
 const SYNC_FILE_RANGE: libc::c_long = libc::SYS_sync_file_range;
@@ -279,17 +284,29 @@ fn rules(rules: &[&Rule], number: impl Fn(&Rule) -> Option<u32>) -> Program {
 pub(crate) struct Wanted {
     /// fsync and its kin return at once.
     pub(crate) no_sync: bool,
+    /// The supervisor opens files without O_SYNC for those who ask for it.
+    pub(crate) no_synced_opens: bool,
     /// The supervisor answers uname(2).
     pub(crate) uname: bool,
     /// It answers for users, groups and owners: tier single.
     pub(crate) single: bool,
+    /// It notes who writes which file.
+    pub(crate) writers: bool,
 }
 
 impl Wanted {
     /// The rules that hand calls to the supervisor.
     fn asked(self) -> impl Iterator<Item = &'static Rule> {
         let single = if self.single { SINGLE } else { &[] };
-        single.iter().chain(if self.uname { UNAME } else { &[] })
+        let opens: &[Rule] = match (self.single, self.no_synced_opens) {
+            _ if self.writers => &WRITTEN_OPENS,
+            (true, true) => &OPENS,
+            (true, false) => &OPENS_IN_SINGLE,
+            (false, true) => &SYNCED_OPENS,
+            (false, false) => &[],
+        };
+        let names = if self.writers { NAMES } else { &[] };
+        opens.iter().chain(single).chain(if self.uname { UNAME } else { &[] }).chain(names)
     }
 
     /// Which call a number is in an ABI, of those that the supervisor gets.
@@ -402,6 +419,7 @@ mod tests {
     const ZERO: u32 = libc::SECCOMP_RET_ERRNO;
     const EPERM: u32 = ZERO | libc::EPERM as u32;
     const ENOSYS: u32 = ZERO | libc::ENOSYS as u32;
+    const UNSUPPORTED: u32 = ZERO | libc::EOPNOTSUPP as u32;
     const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
     #[test]
@@ -409,7 +427,8 @@ mod tests {
     fn every_abi_of_x86() {
         // Numbers as literals: from the kernel's arch/x86/entry/syscalls tables.
         let (x86_64, x32, i386) = (0xc000_003e, 0x4000_0000, 0x4000_0003);
-        let program = program(Wanted { no_sync: true, uname: true, single: false });
+        let wanted = Wanted { no_sync: true, no_synced_opens: true, uname: true, ..Wanted::default() };
+        let program = program(wanted);
         let clone_thread = 0x3d_0f00;
         for (architecture, number, arguments, expected, what) in [
             (x86_64, 74, [0; 6], ZERO, "fsync"),
@@ -448,6 +467,18 @@ mod tests {
             (x86_64, 59, [0; 6], ALLOW, "execve"),
             (x86_64, 122, [0; 6], ALLOW, "setfsuid"),
             (i386, 404, [0; 6], EPERM, "clock_settime64"),
+            (x86_64, 2, [0, 0x10_1042, 0, 0, 0, 0], ASKED, "open O_SYNC"),
+            (x86_64, 2, [0, 0x1041, 0, 0, 0, 0], ASKED, "open O_DSYNC"),
+            (x86_64, 2, [0, 0xef_efff, 0x1000, 0, 0, 0], ALLOW, "open with every other flag"),
+            (x86_64, 257, [0, 0, 0x10_1001, 0, 0, 0], ASKED, "openat O_SYNC"),
+            (x86_64, 257, [0, 0, 0xef_efff, 0, 0, 0], ALLOW, "openat with every other flag"),
+            (x86_64, x32 | 257, [0, 0, 0x1001, 0, 0, 0], ASKED, "x32 openat O_DSYNC"),
+            (i386, 5, [0, 0x1001, 0, 0, 0, 0], ASKED, "i386 open O_DSYNC"),
+            (i386, 295, [0, 0, 0x10_0001, 0, 0, 0], ASKED, "i386 openat __O_SYNC"),
+            (x86_64, 437, [0; 6], ASKED, "openat2"),
+            (x86_64, 328, [0, 0, 0, 0, 0, 2], UNSUPPORTED, "pwritev2 RWF_DSYNC"),
+            (i386, 379, [0, 0, 0, 0, 0, 4], UNSUPPORTED, "i386 pwritev2 RWF_SYNC"),
+            (x86_64, 328, [0, 0, 0, 0, 0, 0x18], ALLOW, "pwritev2 with other flags"),
             (0xc000_00b7, 82, [0; 6], ENOSYS, "an ABI that does not belong here"),
         ] {
             assert_eq!(answer(&program, architecture, number, arguments), expected, "{what}");
@@ -468,7 +499,7 @@ mod tests {
 
     #[test]
     fn tables_have_a_reason_a_line_and_no_call_twice() {
-        let all: Vec<_> = DENIED.iter().chain(SYNCS).chain(UNAME).chain(SINGLE).collect();
+        let all: Vec<_> = DENIED.iter().chain(SYNCS).chain(UNAME).chain(SINGLE).chain(&OPENS).collect();
         assert!(all.iter().all(|rule| !rule.reason.is_empty()));
         let numbers: [fn(&&Rule) -> Option<u32>; 3] =
             [|rule| u32::try_from(rule.native).ok(), |rule| rule.i386, |rule| rule.arm];

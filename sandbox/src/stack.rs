@@ -31,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) listing: Option<Listing>,
     /// The process that serves FUSE, where a view may need it.
     pub(crate) server: Option<Channel>,
+    /// Why there is no control group for the limit of memory; empty where there is one, or no limit.
+    pub(crate) no_group: String,
 }
 
 /// Whose files a stored tree shows: their owners'. In tier single the tree has been made root's before,
@@ -58,7 +60,11 @@ pub(crate) fn candidates(plan: &Plan) -> Result<Vec<View>> {
             Err(Error::plan(format_args!("there is no view {view} of folders: the lowest layer is none")))
         }
         Some(view) => Ok(vec![view]),
-        None => Ok(View::PREFERENCE.into_iter().filter(|&view| is_stored || !needs_stored(view)).collect()),
+        None => {
+            let wanted = &plan.conditions.views;
+            let order = if wanted.is_empty() { &View::PREFERENCE[..] } else { wanted };
+            Ok(order.iter().copied().filter(|&view| is_stored || !needs_stored(view)).collect())
+        }
     }
 }
 

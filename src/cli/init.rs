@@ -193,6 +193,9 @@ mod tests {
             "priority",
             "pins",
             "preseed",
+            "accelerate",
+            "emulate",
+            "identity",
         ] {
             let taught = |line: &str| {
                 let line = commented_key(line).unwrap_or(line);

@@ -1,8 +1,10 @@
 //! The options of stage 2, for `configure`, `build` and `run`.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 
-use crate::pipeline::StageTwo;
+use crate::{artefacts::Limits, pipeline::StageTwo};
 
 /// How packages' scripts are run.
 #[derive(Args, Debug)]
@@ -35,6 +37,41 @@ pub(super) struct StageTwoArguments {
     /// is told by every run (-v tells all of it).
     #[arg(long, value_name = "WHAT")]
     require: Vec<String>,
+    /// Limit what packages' scripts may use up: LIMIT is processes=NUMBER (4096 if nothing is said),
+    /// memory=SIZE or time=DURATION; several with commas between
+    ///
+    /// SIZE is a number of bytes, or of K, M, G: 2G. It is the memory of all processes together where the
+    /// sandbox can have a control group of its own (below `systemd-run --user --scope`, for one), else
+    /// that of each. DURATION is a number of seconds, or of m, h: 90, 30m. It is the time of one
+    /// command: of one script, or of one run of dpkg.
+    #[arg(long = "limit", value_name = "LIMIT", value_delimiter = ',', value_parser = limit)]
+    limits: Vec<Limit>,
+}
+
+/// One limit.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    Processes(u64),
+    Memory(u64),
+    Time(Duration),
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    let (what, value) = text.split_once('=').ok_or("it has no =")?;
+    let number = |units: &[(&str, u64)]| {
+        let (digits, factor) = units
+            .iter()
+            .find_map(|&(unit, factor)| Some((value.strip_suffix(unit)?, factor)))
+            .unwrap_or((value, 1));
+        let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        number.filter(|&number| number > 0).ok_or_else(|| format!("{value:?} is no number above 0"))
+    };
+    match what {
+        "processes" => number(&[]).map(Limit::Processes),
+        "memory" => number(&[("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30)]).map(Limit::Memory),
+        "time" => number(&[("s", 1), ("m", 60), ("h", 3600)]).map(Duration::from_secs).map(Limit::Time),
+        _ => Err("a limit is processes=NUMBER, memory=SIZE or time=DURATION".to_owned()),
+    }
 }
 
 // Values that are hidden belong to the command line's contract and are parsed; the pipeline says
@@ -71,6 +108,11 @@ impl StageTwoArguments {
             view: chosen(&self.view),
             accelerate: chosen(&self.accelerate),
             require: self.require.clone(),
+            limits: self.limits.iter().fold(Limits::default(), |limits, limit| match *limit {
+                Limit::Processes(most) => Limits { processes: Some(most), ..limits },
+                Limit::Memory(most) => Limits { memory: Some(most), ..limits },
+                Limit::Time(most) => Limits { time: Some(most), ..limits },
+            }),
         }
     }
 }
@@ -116,5 +158,38 @@ mod tests {
             assert_eq!(parse(&format!("--accelerate {accelerate}")).accelerate, some(accelerate));
         }
         assert_eq!(parse("--require seccomp --require signatures").require, ["seccomp", "signatures"]);
+    }
+
+    #[test]
+    fn limits_are_numbers_with_units() {
+        let limits = |processes, memory, seconds: Option<u64>| Limits {
+            processes,
+            memory,
+            time: seconds.map(Duration::from_secs),
+        };
+        for (line, expected) in [
+            ("", limits(None, None, None)),
+            ("--limit processes=500", limits(Some(500), None, None)),
+            ("--limit memory=2G,time=90", limits(None, Some(2 << 30), Some(90))),
+            ("--limit memory=100 --limit time=30m,processes=1", limits(Some(1), Some(100), Some(1800))),
+            ("--limit memory=3K --limit memory=1M", limits(None, Some(1 << 20), None)),
+            ("--limit time=2h", limits(None, None, Some(7200))),
+            ("--limit time=5s", limits(None, None, Some(5))),
+        ] {
+            assert_eq!(parse(line).limits, expected, "{line}");
+        }
+        for bad in [
+            "500",
+            "processes=",
+            "processes=0",
+            "processes=1K",
+            "memory=-1",
+            "memory=20000000000G",
+            "time=1d",
+            "disk=1G",
+            "",
+        ] {
+            assert!(Command::try_parse_from(["test", "--limit", bad]).is_err(), "{bad}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sandbox::{
-    Binfmt, Layer, Plan, Stored, View, Work,
+    Binfmt, Layer, Plan, Stored, Work,
     view::{Listing, ROOT},
 };
 
@@ -111,16 +111,9 @@ pub(super) fn uname(architecture: &str) -> Option<sandbox::Uname> {
 }
 
 /// The sandbox plan for a tree.
-pub fn plan(
-    base: &Base,
-    view: Option<View>,
-    interposed: Option<PathBuf>,
-    emulator: Option<&Emulator>,
-    changes: Changes,
-) -> Plan {
+pub fn plan(base: &Base, interposed: Option<PathBuf>, emulator: Option<&Emulator>, changes: Changes) -> Plan {
     let mut plan = Plan::new(interposed.into_iter().collect(), base.work());
     plan.layers.push(base.layer());
-    plan.view = view;
     if let Changes::Kept(folder) = changes {
         plan.work = Work::Kept(folder);
     }

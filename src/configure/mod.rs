@@ -6,8 +6,10 @@
 //! what scripts see and the commit does not.
 
 mod acceleration;
+mod debconf;
 mod diversions;
 pub mod environment;
+mod identity;
 mod interpose;
 mod journal;
 mod normalise;
@@ -15,6 +17,7 @@ mod order;
 mod requirements;
 mod run;
 mod status_fd;
+mod trial;
 
 use std::{
     fs::File,
@@ -29,10 +32,11 @@ use sandbox::Session;
 pub use acceleration::Acceleration;
 pub use environment::{Base, Changes, Emulator};
 pub use requirements::{AccelerationWish, Requirements};
+pub use trial::Trial;
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Composed, Configured, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Composed, Configured, IdentityPolicy, Metadata, TreeChange, TreeEntry},
     digest::Sha256,
     error::Kind,
     report::{Event, Reporter},
@@ -40,7 +44,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 5;
+pub const RULES: u32 = 7;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -62,12 +66,16 @@ pub struct Inputs<'a> {
     pub acceleration: Option<&'a Acceleration>,
     /// The text of a debconf preseed file.
     pub preseed: Option<&'a [u8]>,
+    /// What becomes of what identifies a device.
+    pub identity: IdentityPolicy,
     /// What must not degrade.
     pub requirements: &'a Requirements,
     /// The folder of the log.
     pub logs: PathBuf,
     /// Where the upper layer of a failed run is kept, for `treestrap run --failed`.
     pub kept: PathBuf,
+    /// Whether it is a second run, to see whether it comes out the same.
+    pub trial: Option<&'a Trial>,
     /// Whether the plan is reported.
     pub debug: bool,
 }
@@ -82,14 +90,8 @@ pub fn configure(
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
-    let mut plan = environment::plan(
-        inputs.base,
-        inputs.requirements.view(),
-        Some(interposed),
-        inputs.emulator,
-        Changes::New,
-    );
-    plan.tier = inputs.requirements.tier();
+    let mut plan = environment::plan(inputs.base, Some(interposed), inputs.emulator, Changes::New);
+    inputs.requirements.add_to(&mut plan);
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
@@ -101,7 +103,11 @@ pub fn configure(
         reporter.detail(image, plan.describe());
     }
     let started = Instant::now();
-    let session = Session::start(&plan).context("starting the sandbox")?;
+    let session = match inputs.trial {
+        Some(trial) => trial.start(&mut plan),
+        None => Session::start(&plan),
+    };
+    let session = session.context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
     let (mut session, packages) = run_scripts(session, plan, inputs, reporter, stop)?;
@@ -214,8 +220,8 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<u8> {
     let interposed = interpose::make_layer(base.folder(), base.is_merged_usr())?;
-    let mut plan = environment::plan(base, run.requirements.view(), Some(interposed), emulator, run.changes);
-    plan.tier = run.requirements.tier();
+    let mut plan = environment::plan(base, Some(interposed), emulator, run.changes);
+    run.requirements.add_to(&mut plan);
     plan.uname = environment::uname(run.architecture);
     if let Some(acceleration) = run.acceleration {
         acceleration.add_to(&mut plan);
@@ -237,6 +243,9 @@ pub fn run(
 /// Keeps what a failed run left, and says how to look at it.
 fn keep_failed(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
     let image = &inputs.composed.image;
+    if inputs.trial.is_some() {
+        return error;
+    }
     match keep(session, inputs) {
         Ok(()) => {
             error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
@@ -288,6 +297,7 @@ fn adopt_changes(
 ) -> Result<Vec<TreeChange>> {
     let image = inputs.composed.image.as_str();
     let mut changes = Vec::new();
+    let mut questions = debconf::Database::default();
     session.changes::<Error>(&mut |change, content| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
@@ -311,13 +321,21 @@ fn adopt_changes(
                 TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
             }
             sandbox::Entry::File { metadata, size, hard_link } => {
-                let content = content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                let (mut content, size) = normalise::content(&change.path, content, size, newest(inputs))
-                    .with_context(|| format!("storing /{path}"))?;
+                let mut content =
+                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
+                questions.read(&change.path, &mut content, size)?;
+                let (mut content, size) =
+                    normalise::content(inputs.identity, &change.path, content, size, newest(inputs))
+                        .with_context(|| format!("storing /{path}"))?;
                 let checksum = adopt
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
                 TreeEntry::Object { checksum, hard_link }
+            }
+            sandbox::Entry::Symlink { target, .. }
+                if normalise::leads_to_dropped(inputs.identity, &change.path, &target) =>
+            {
+                return Ok(());
             }
             sandbox::Entry::Symlink { metadata, target } => {
                 let checksum = adopt
@@ -334,11 +352,14 @@ fn adopt_changes(
             }
         };
         let change = TreeChange { path: change.path, now };
-        if normalise::keeps(&change) {
+        if normalise::keeps(inputs.identity, &change) {
             changes.push(change);
         }
         Ok(())
     })?;
+    for question in questions.unanswered(inputs.preseed) {
+        reporter.note(image, question);
+    }
     Ok(changes)
 }
 

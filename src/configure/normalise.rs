@@ -1,17 +1,18 @@
-//! What stage 2 leaves behind that is not the image's: per-device identity, logs of the build,
-//! caches that hold inode numbers, times of the build inside files. Such changes are dropped, emptied
-//! or rewritten before the commit, so that one lock gives one checksum and no two devices share a key.
+//! What stage 2 leaves behind that is not the image's: logs of the build, caches that hold inode
+//! numbers, times of the build inside files. Such changes are dropped or rewritten before the commit, so
+//! that one lock gives one checksum. What identifies a device is in [`identity`].
 
-mod rewrite;
+pub(super) mod rewrite;
 
 use std::{
     fs::File,
     io::{Read, Seek, Write},
 };
 
+use super::identity;
 use crate::{
     Context, Result,
-    artefacts::{TreeChange, TreeEntry},
+    artefacts::{IdentityPolicy, TreeChange, TreeEntry},
 };
 
 /// What happens to a change.
@@ -31,17 +32,6 @@ const LARGEST: u64 = 16 << 20;
 
 /// Path pattern (`*` matches within one name), rule and reason.
 const RULES: &[(&str, Rule, &str)] = &[
-    ("etc/machine-id", Rule::Empty, "identity: machine-id(5) has an empty one filled at first boot"),
-    ("var/lib/dbus/machine-id", Rule::Drop, "identity: dbus-uuidgen --ensure makes it anew"),
-    ("etc/ssh/ssh_host_*_key", Rule::Drop, "identity: every device needs keys of its own (ssh-keygen -A)"),
-    ("etc/ssh/ssh_host_*_key.pub", Rule::Drop, "identity: goes with the private key"),
-    // What uses it (postgresql, postfix, dovecot) does without TLS, or not start, until it is made anew:
-    // make-ssl-cert(8), generate-default-snakeoil. A key that every device has protects none.
-    ("etc/ssl/private/ssl-cert-snakeoil.key", Rule::Drop, "identity: a private key must not be shared"),
-    ("etc/ssl/certs/ssl-cert-snakeoil.pem", Rule::Drop, "identity: goes with the private key"),
-    ("var/lib/systemd/random-seed", Rule::Drop, "identity: a seed must not be shared"),
-    ("var/lib/urandom/random-seed", Rule::Drop, "identity: a seed must not be shared"),
-    ("var/lib/systemd/credential.secret", Rule::Drop, "identity: systemd-creds(1) makes it anew"),
     ("var/log/dpkg.log", Rule::Drop, "log of the build, with times"),
     ("var/log/alternatives.log", Rule::Drop, "log of the build, with times"),
     ("var/log/fontconfig.log", Rule::Drop, "log of the build, with times"),
@@ -72,18 +62,25 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("var/lib/dpkg/lock", Rule::Drop, "a lock of no content; dpkg makes it anew"),
     ("var/lib/dpkg/lock-frontend", Rule::Drop, "a lock of no content; apt makes it anew"),
     ("var/lib/dpkg/triggers/Lock", Rule::Drop, "a lock of no content; dpkg makes it anew"),
-    ("etc/.pwd.lock", Rule::Drop, "a lock of no content (lckpwdf(3)); made anew"),
 ];
 
 /// The rule for a path.
-fn rule(path: &[u8]) -> Option<Rule> {
-    RULES.iter().find(|(pattern, ..)| matches(pattern.as_bytes(), path)).map(|&(_, rule, _)| rule)
+fn rule(policy: IdentityPolicy, path: &[u8]) -> Option<Rule> {
+    let build =
+        || RULES.iter().find(|(pattern, ..)| matches(pattern.as_bytes(), path)).map(|&(_, rule, _)| rule);
+    identity::rule(policy, path).or_else(build)
 }
 
 /// A changed file's content (open at its start) and size in bytes as the commit has them; `newest`
 /// is the time that stands for the build's, in seconds since 1970.
-pub(super) fn content(path: &[u8], mut content: File, size: u64, newest: u64) -> Result<(File, u64)> {
-    match rule(path) {
+pub(super) fn content(
+    policy: IdentityPolicy,
+    path: &[u8],
+    mut content: File,
+    size: u64,
+    newest: u64,
+) -> Result<(File, u64)> {
+    match rule(policy, path) {
         Some(Rule::Empty) => Ok((File::open("/dev/null").context("opening /dev/null")?, 0)),
         Some(Rule::Rewrite(rewrite)) if size <= LARGEST => {
             let mut bytes = Vec::new();
@@ -102,12 +99,28 @@ pub(super) fn content(path: &[u8], mut content: File, size: u64, newest: u64) ->
 
 /// Whether a change is in the commit. A removal is, although a rule is about the path: the
 /// composed tree may have shipped the file itself, and then dropping the change would bring it back.
-pub(super) fn keeps(change: &TreeChange) -> bool {
-    change.now == TreeEntry::Absent || !matches!(rule(&change.path), Some(Rule::Drop))
+pub(super) fn keeps(policy: IdentityPolicy, change: &TreeChange) -> bool {
+    change.now == TreeEntry::Absent || !matches!(rule(policy, &change.path), Some(Rule::Drop))
+}
+
+/// Whether a link that a script made leads to what the commit does not have: it goes with it
+/// (`/etc/ssl/certs/HASH.0` of a certificate, whose name follows from its content).
+pub(super) fn leads_to_dropped(policy: IdentityPolicy, path: &[u8], target: &[u8]) -> bool {
+    let parent = path.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
+    let from = if target.starts_with(b"/") { &b""[..] } else { parent };
+    let mut names = Vec::new();
+    for name in from.split(|&byte| byte == b'/').chain(target.split(|&byte| byte == b'/')) {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            _ => names.push(name),
+        }
+    }
+    matches!(rule(policy, &names.join(&b'/')), Some(Rule::Drop))
 }
 
 /// Glob match in which `*` stands for any bytes but `/`.
-fn matches(pattern: &[u8], path: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], path: &[u8]) -> bool {
     let Some(star) = pattern.iter().position(|&byte| byte == b'*') else { return pattern == path };
     let (head, tail) = (&pattern[..star], &pattern[star + 1..]);
     let Some(rest) = path.strip_prefix(head) else { return false };
@@ -123,10 +136,6 @@ mod tests {
     fn rules_reach_what_they_name_and_no_more() {
         let table: &[(&str, &str)] = &[
             ("etc/machine-id", "empty"),
-            ("etc/ssh/ssh_host_ed25519_key", "drop"),
-            ("etc/ssh/ssh_host_ed25519_key.pub", "drop"),
-            ("etc/ssh/sshd_config", "none"),
-            ("etc/ssh/old/ssh_host_x_key", "none"),
             ("var/lib/dpkg/status-old", "drop"),
             ("var/lib/dpkg/status", "none"),
             ("var/cache/man/de/index.db", "drop"),
@@ -139,13 +148,30 @@ mod tests {
             ("etc/ssl/certs/java/cacerts", "rewrite"),
         ];
         for (path, expected) in table {
-            let name = match rule(path.as_bytes()) {
+            let name = match rule(IdentityPolicy::Remove, path.as_bytes()) {
                 None => "none",
                 Some(Rule::Drop) => "drop",
                 Some(Rule::Empty) => "empty",
                 Some(Rule::Rewrite(_)) => "rewrite",
             };
             assert_eq!(name, *expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn links_to_what_is_dropped_go_with_it() {
+        for (path, target, expected) in [
+            ("etc/ssl/certs/ce275665.0", "ssl-cert-snakeoil.pem", true),
+            ("etc/ssl/certs/ce275665.0", "/etc/ssl/certs/ssl-cert-snakeoil.pem", true),
+            ("etc/ssl/server.pem", "./certs//ssl-cert-snakeoil.pem", true),
+            ("etc/postfix/key.pem", "../ssl/private/ssl-cert-snakeoil.key", true),
+            ("key", "etc/ssl/private/ssl-cert-snakeoil.key", true),
+            ("etc/ssl/certs/ca.0", "ca.pem", false),
+            ("var/lib/dbus/x", "/etc/machine-id", false), // is emptied, not dropped
+        ] {
+            let leads = |policy| leads_to_dropped(policy, path.as_bytes(), target.as_bytes());
+            assert_eq!(leads(IdentityPolicy::Remove), expected, "{path} {target}");
+            assert!(!leads(IdentityPolicy::Keep), "{path} {target}");
         }
     }
 
@@ -174,11 +200,18 @@ mod tests {
         for (path, bytes, expected) in [
             ("etc/machine-id", "0123", ""),
             ("etc/hostname", "CT: 5", "CT: 5"),
+            ("etc/iscsi/initiatorname.iscsi", "# one\nInitiatorName=iqn.x:1\n", "# one\nGenerateName=yes\n"),
             ("var/lib/doc-base/info/files.yml", "---\n/x:\n  CT: 5\n", "---\n/x:\n  CT: 77\n"),
             ("etc/aliases.db", "no database", "no database"),
         ] {
-            let (mut now, size) =
-                content(path.as_bytes(), file(bytes.as_bytes()), bytes.len() as u64, 77).expect("a content");
+            let (mut now, size) = content(
+                IdentityPolicy::Remove,
+                path.as_bytes(),
+                file(bytes.as_bytes()),
+                bytes.len() as u64,
+                77,
+            )
+            .expect("a content");
             let mut text = String::new();
             now.read_to_string(&mut text).expect("reading it");
             assert_eq!((text.as_str(), size), (expected, expected.len() as u64), "{path}");

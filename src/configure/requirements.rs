@@ -1,10 +1,11 @@
-//! `--tier`, `--view`, `--accelerate` and `--require`: what the user asks of the sandbox, checked
+//! `--tier`, `--view`, `--accelerate`, `--limit` and `--require`: what the user asks of the sandbox, checked
 //! against what it gives.
 
-use sandbox::{Enforced, Tier, View};
+use sandbox::{Enforced, MemoryLimit, Plan, Tier, View};
 
 use crate::{
     Error, Result,
+    artefacts::Limits,
     report::{Event, Reporter},
 };
 
@@ -15,6 +16,7 @@ pub struct Requirements {
     required: Vec<Requirement>,
     tier: Option<Tier>,
     acceleration: AccelerationWish,
+    limits: Limits,
 }
 
 /// `--accelerate`: whether a foreign image's programs run natively where they can.
@@ -94,17 +96,18 @@ impl Requirements {
         };
         let tier =
             [Tier::Full, Tier::Single].into_iter().find(|tier| options.tier.as_deref() == Some(tier.name()));
-        Ok(Requirements { view: asked.or(wanted), required, tier, acceleration })
+        let limits = options.limits;
+        Ok(Requirements { view: asked.or(wanted), required, tier, acceleration, limits })
     }
 
-    /// The view that was asked for; none: any.
-    pub(super) fn view(&self) -> Option<View> {
-        self.view
-    }
-
-    /// The tier that was asked for; none: the best that this machine can.
-    pub(super) fn tier(&self) -> Option<Tier> {
-        self.tier
+    /// Puts what was asked for into a plan.
+    pub(super) fn add_to(&self, plan: &mut Plan) {
+        plan.view = self.view;
+        plan.tier = self.tier;
+        let Limits { processes, memory, time } = self.limits;
+        plan.limits.processes = processes.unwrap_or(plan.limits.processes);
+        plan.limits.memory = memory;
+        plan.limits.time = time;
     }
 
     /// Whether programs of a foreign image are to run natively.
@@ -144,7 +147,12 @@ fn summary(enforced: &Enforced) -> String {
     let asked = if asked_view.is_some() { "as asked" } else { "chosen" };
     let yes = |given: bool, what: &str| format!("{}{what}", if given { "" } else { "no " });
     let processes = inside.processes.map_or("no limit of".to_owned(), |most| format!("{most}"));
-    [
+    let memory = inside.memory.map(|limit| match limit {
+        MemoryLimit::Together(bytes) => format!("{bytes} bytes of memory together"),
+        MemoryLimit::EachProcess(bytes) => format!("{bytes} bytes of memory for each process"),
+    });
+    let time = inside.time.map(|time| format!("{} s for each command", time.as_secs()));
+    let parts = [
         format!("sandbox: tier {}", enforced.tier.name()),
         format!("view {} ({asked})", inside.view),
         yes(inside.seccomp, "system call filter"),
@@ -152,8 +160,8 @@ fn summary(enforced: &Enforced) -> String {
             .to_owned(),
         format!("{processes} processes"),
         format!("{} capabilities", inside.capabilities.len()),
-    ]
-    .join(", ")
+    ];
+    parts.into_iter().chain(memory).chain(time).collect::<Vec<_>>().join(", ")
 }
 
 /// The view of this name on the command line.

@@ -17,13 +17,14 @@ use sandbox::{Command, Outcome, Session, Status, Stdio};
 use super::{
     Acceleration, Inputs,
     diversions::{self, Waiting},
+    identity,
     journal::Journal,
     order::{self, Step},
     status_fd::{self, Line},
 };
 use crate::{
     Context, Error, Result,
-    artefacts::UnpackedPackage,
+    artefacts::{IdentityPolicy, UnpackedPackage},
     report::{Event, Reporter, Stage},
 };
 
@@ -199,7 +200,7 @@ impl<'a> Scripts<'a> {
                 self.step(step)?;
                 self.done += 1;
             }
-            Ok(())
+            self.first_boot()
         });
         self.journal.flush()?;
         result
@@ -271,7 +272,7 @@ impl<'a> Scripts<'a> {
             .env("DPKG_RUNNING_VERSION", self.dpkg_version())
             .env("DPKG_ADMINDIR", "/var/lib/dpkg")
             .env("DPKG_ROOT", "")
-            // debconf knows a preinst's package from dpkg's temporary folder, or from this.
+            // Whose questions these are, debconf's frontend reads from tmp.ci/control under dpkg.
             .env("DEBCONF_PACKAGE", &package.name);
         self.seconds.begin(&package.qualified_name);
         let (status, _) = self.command(&format!("{script} install"), command, None)?;
@@ -367,6 +368,24 @@ impl<'a> Scripts<'a> {
         Err(failure(&self.journal, first, &what))
     }
 
+    /// Lets the device make anew what its image is not to have.
+    fn first_boot(&mut self) -> Result<()> {
+        if self.inputs.identity != IdentityPolicy::FirstBoot {
+            return Ok(());
+        }
+        let (status, found) = self.output(Command::new(["/bin/sh", "-c", &identity::search()]))?;
+        if !status.success() {
+            return Err(self.failure("dash", "looking for what identifies a device", &how(status.outcome)));
+        }
+        let Some(script) = identity::installation(&found) else { return Ok(()) };
+        let heading = format!("first boot: {}", found.join(", "));
+        let (status, _) = self.command(&heading, Command::new(["/bin/sh", "-c", &script]), None)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(self.failure("dash", &heading, &how(status.outcome)))
+    }
+
     /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
     fn command(
         &mut self,
@@ -416,7 +435,7 @@ impl<'a> Scripts<'a> {
     fn output(&mut self, command: Command) -> Result<(Status, Vec<String>)> {
         let (said, mut command) = listen(command, None, false)?;
         command.stderr = Stdio::Null; // warnings are no packages
-        let status = self.session.run_unless(&command, self.stop).context("asking dpkg")?;
+        let status = self.session.run_unless(&command, self.stop).context("asking the image")?;
         drop(command);
         let lines = said.iter().filter_map(|said| match said {
             Said::Output(line) => Some(line),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{Finding, State};
-use crate::{artefacts::Repository, manifest::Manifest};
+use crate::{
+    artefacts::{Preseed, Repository},
+    manifest::Manifest,
+};
 
 /// Debian's keyrings: that of the package debian-archive-keyring (under its old and new name), and
 /// those that apt trusts for every source (apt-secure(8)).
@@ -88,7 +91,10 @@ pub(super) fn examine(manifest: Option<&Manifest>, host: &Host) -> Vec<Finding> 
     }
     findings.extend(repositories.iter().flat_map(|repository| own_keyrings(repository)));
     findings.extend(manifest.images.iter().filter_map(|image| {
-        let preseed = image.preseed.as_ref().filter(|path| !path.is_file())?;
+        let Some(Preseed::File(preseed)) = &image.preseed else { return None };
+        if preseed.is_file() {
+            return None;
+        }
         let message = format!("{}, the preseed of {}, is no file", preseed.display(), image.request.image);
         Some(Finding::missing("preseed", message, "correct `preseed` in the manifest"))
     }));

@@ -156,11 +156,16 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Whether a key is there and a string.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        matches!(self.table.get(key).map(Spanned::get_ref), Some(DeValue::String(_)))
+    }
+
     /// A key that is a string or a list of strings.
     pub(super) fn text_or_texts(&self, key: &str) -> Result<Option<Spanned<Vec<Spanned<String>>>>> {
-        match self.table.get(key).map(Spanned::get_ref) {
-            Some(DeValue::String(_)) => Ok(self.text(key)?.map(|text| Spanned::new(text.span(), vec![text]))),
-            _ => self.texts(key),
+        match self.is_text(key) {
+            true => Ok(self.text(key)?.map(|text| Spanned::new(text.span(), vec![text]))),
+            false => self.texts(key),
         }
     }
 

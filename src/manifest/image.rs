@@ -5,7 +5,7 @@ use toml::Spanned;
 use super::{did_you_mean, document::Section, package};
 use crate::{
     Error, Result,
-    artefacts::{Constraint, Image, PackageRequest, Pin, Repository, Request},
+    artefacts::{Constraint, IdentityPolicy, Image, PackageRequest, Pin, Preseed, Repository, Request},
 };
 
 /// The keys of an image.
@@ -20,6 +20,14 @@ const KEYS: &[&str] = &[
     "preseed",
     "accelerate",
     "emulate",
+    "identity",
+];
+
+/// The values of `identity`.
+const IDENTITIES: &[(&str, IdentityPolicy)] = &[
+    ("first-boot", IdentityPolicy::FirstBoot),
+    ("remove", IdentityPolicy::Remove),
+    ("keep", IdentityPolicy::Keep),
 ];
 
 /// The keys of a pin.
@@ -58,15 +66,41 @@ fn read(name: &Spanned<String>, section: &Section<'_>, repositories: &[Repositor
     if !wants_something && !request.essential && request.priority.is_empty() {
         return Err(section.incomplete("asks for no package at all").hint("add some to packages"));
     }
-    let preseed = match section.text("preseed")? {
-        Some(path) if path.get_ref().is_empty() => {
-            return Err(section.error(path.span(), format!("{} names no file", section.path("preseed"))));
-        }
-        path => path.map(|path| section.folder().join(path.get_ref())),
-    };
     let lock = section.folder().join(format!("{}.lock", name.get_ref()));
     let (accelerate, emulate) = (patterns(section, "accelerate")?, patterns(section, "emulate")?);
-    Ok(Image { request, lock, preseed, accelerate, emulate })
+    Ok(Image { request, lock, preseed: preseed(section)?, accelerate, emulate, identity: identity(section)? })
+}
+
+/// A file's name, or a list of answers.
+fn preseed(section: &Section<'_>) -> Result<Option<Preseed>> {
+    if section.is_text("preseed") {
+        return match section.text("preseed")? {
+            Some(path) if path.get_ref().is_empty() => {
+                Err(section.error(path.span(), format!("{} names no file", section.path("preseed"))))
+            }
+            path => Ok(path.map(|path| Preseed::File(section.folder().join(path.get_ref())))),
+        };
+    }
+    let Some(list) = section.texts("preseed")? else { return Ok(None) };
+    for line in list.get_ref() {
+        let is_answer = line.get_ref().split_whitespace().count() >= 3;
+        if !is_answer || line.get_ref().contains('\n') {
+            let message = format!("{:?} is no answer to a question of debconf", line.get_ref());
+            let hint = "write \"PACKAGE QUESTION TYPE VALUE\"; the name of a file stands without brackets";
+            return Err(section.error(line.span(), message).hint(hint));
+        }
+    }
+    Ok(Some(Preseed::Lines(list.into_inner().into_iter().map(Spanned::into_inner).collect())))
+}
+
+fn identity(section: &Section<'_>) -> Result<IdentityPolicy> {
+    let Some(text) = section.text("identity")? else { return Ok(IdentityPolicy::default()) };
+    let known = IDENTITIES.iter().find(|(name, _)| name == text.get_ref()).map(|(_, policy)| *policy);
+    known.ok_or_else(|| {
+        let names: Vec<&str> = IDENTITIES.iter().map(|(name, _)| *name).collect();
+        let message = format!("{:?} is nothing that {} can be", text.get_ref(), section.path("identity"));
+        section.error(text.span(), message).hint(did_you_mean(text.get_ref(), &names, "values"))
+    })
 }
 
 /// Names of packages, or paths of programs, in which `*` stands for any characters.

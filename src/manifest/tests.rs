@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Manifest;
 use crate::{
     Error,
-    artefacts::{Constraint, Pin},
+    artefacts::{Constraint, IdentityPolicy, Pin, Preseed},
 };
 
 const FULL: &str = r#"
@@ -32,10 +32,12 @@ pins = [{ package = "*", pin = "release n=bookworm-updates", priority = 990 }]
 preseed = "debconf.txt"
 accelerate = ["imagemagick*"]
 emulate = ["usr/bin/identify"]
+identity = "keep"
 
 [images.alpha]
 arch = "amd64"
 packages = []
+preseed = ["tzdata tzdata/Areas select Etc", "p p/q string two words"]
 "#;
 
 fn parse(text: &str) -> Result<Manifest, Error> {
@@ -50,7 +52,8 @@ fn every_key_arrives() {
 
     let zeta = &manifest.images[0];
     assert_eq!(zeta.lock, PathBuf::from("boards/zeta.lock"));
-    assert_eq!(zeta.preseed, Some(PathBuf::from("boards/debconf.txt")));
+    assert_eq!(zeta.preseed, Some(Preseed::File("boards/debconf.txt".into())));
+    assert_eq!(zeta.identity, IdentityPolicy::Keep);
     assert_eq!(
         (&zeta.accelerate[..], &zeta.emulate[..]),
         (&["imagemagick*".into()][..], &["usr/bin/identify".into()][..])
@@ -90,7 +93,10 @@ fn what_is_left_out() {
     let manifest = parse(FULL).expect("a good manifest");
     let alpha = &manifest.images[1];
     assert_eq!((alpha.request.recommends, alpha.request.essential), (false, true));
-    assert!(alpha.request.priority.is_empty() && alpha.request.pins.is_empty() && alpha.preseed.is_none());
+    assert!(alpha.request.priority.is_empty() && alpha.request.pins.is_empty());
+    let answers = ["tzdata tzdata/Areas select Etc", "p p/q string two words"].map(str::to_owned);
+    assert_eq!(alpha.preseed, Some(Preseed::Lines(answers.to_vec())));
+    assert_eq!(alpha.identity, IdentityPolicy::FirstBoot);
     let repositories: Vec<&str> = alpha.request.repositories.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(repositories, ["debian", "own"], "all of them, in the file's order");
 
@@ -160,7 +166,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "essential = false",
         "files = \"overlay/\"",
         "19:1: unknown key \"files\" in [images.zeta]",
-        "known keys here: arch, packages, repos, recommends, essential, priority, pins, preseed, accelerate, emulate",
+        "known keys here: arch, packages, repos, recommends, essential, priority, pins, preseed, accelerate, emulate, identity",
     ),
     // types
     (
@@ -190,9 +196,22 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "write \"usr/bin/identify\"",
     ),
     ("[\"imagemagick*\"]", "[\"\"]", "23:15: images.zeta.accelerate has an empty name", ""),
-    ("\"debconf.txt\"", "1979-05-27", "22:11: images.zeta.preseed must be a string, not a date", ""),
+    ("\"debconf.txt\"", "1979-05-27", "22:11: images.zeta.preseed must be a list of strings, not a date", ""),
+    ("\"debconf.txt\"", "\"\"", "22:11: images.zeta.preseed names no file", ""),
+    (
+        "\"debconf.txt\"",
+        "[\"debconf.txt\"]",
+        "22:12: \"debconf.txt\" is no answer to a question of debconf",
+        "write \"PACKAGE QUESTION TYPE VALUE\"; the name of a file stands without brackets",
+    ),
+    (
+        "\"keep\"",
+        "\"kept\"",
+        "25:12: \"kept\" is nothing that images.zeta.identity can be",
+        "did you mean \"keep\"?",
+    ),
     // TOML itself
-    ("[images.alpha]", "[images.zeta]", "26:9: duplicate key", ""),
+    ("[images.alpha]", "[images.zeta]", "27:9: duplicate key", ""),
     ("arch = \"armhf\"", "arch = armhf", "15:8: string values must be quoted, expected literal string", ""),
     // repositories
     (
@@ -250,7 +269,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
     ("\"armhf\"", "\"armfh\"", "15:8: \"armfh\" is no architecture of Debian", "did you mean \"armhf\"?"),
     ("arch = \"armhf\"\n", "", "14:9: [images.zeta] needs arch, such as arch = \"armhf\"", ""),
-    ("packages = []", "", "26:9: [images.alpha] needs packages, such as packages = [\"systemd-sysv\"]", ""),
+    ("packages = []", "", "27:9: [images.alpha] needs packages, such as packages = [\"systemd-sysv\"]", ""),
     ("\"own\", \"debian\"", "\"onw\"", "17:10: there is no [repos.onw]", "did you mean \"own\"?"),
     ("\"own\", \"debian\"", "\"own\", \"own\"", "17:17: images.zeta.repos names \"own\" twice", ""),
     (
@@ -262,7 +281,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     (
         "packages = []",
         "packages = [\"a-b-\"]\nessential = false",
-        "26:9: [images.alpha] asks for no package at all",
+        "27:9: [images.alpha] asks for no package at all",
         "add some to packages",
     ),
     // packages

@@ -1,27 +1,19 @@
 //! `configure` and `run`: the sandbox over a tree of the repository.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ffi::OsString,
-    fs::File,
-    os::unix::ffi::OsStringExt,
-    path::Path,
-    time::Instant,
-};
+use std::{collections::BTreeMap, ffi::OsString, fs::File, os::unix::ffi::OsStringExt, path::Path};
 
-use sandbox::view::{self, Listing, ListingBuilder, ROOT};
 use serde_json::json;
 
-use super::{Session, StageTwo, acceleration, not_built, tools};
+use super::{Session, StageTwo, acceleration, listings, not_built, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Committed, Composed, Configured, Image, Metadata},
+    artefacts::{Committed, Composed, Configured, Image, Metadata, Preseed},
     commit::Adopter,
     compose,
-    configure::{self, Acceleration, Adopt, Base, Changes, Requirements},
+    configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
     digest::Sha256,
     report::Stage,
-    store::{Store, Visit, Visited, records::configured_reference},
+    store::{Store, records::configured_reference},
 };
 
 /// The commit's metadata that says what stage 2 was made from, besides the composed tree.
@@ -29,6 +21,12 @@ const STAGE_TWO_KEY: &str = "treestrap.stage-two";
 
 /// What `run` runs if nothing is named: bash where there is one.
 const SHELL: [&str; 3] = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -l; fi; exec /bin/sh"];
+
+/// Starts on a sandbox that will be needed: worth it for a verb that does little else. Must come before
+/// this process has threads, or it does nothing.
+pub fn prepare_sandbox() {
+    sandbox::prepare();
+}
 
 /// Stage 2.
 pub fn configure(session: &Session<'_>, image: &Image, options: &StageTwo) -> Result<Committed> {
@@ -47,6 +45,17 @@ pub(super) fn configure_composed(
     options: &StageTwo,
     composed: &Composed,
 ) -> Result<Committed> {
+    run_stage_two(session, image, options, composed, None).map(|(committed, _)| committed)
+}
+
+/// The same, perhaps to see whether it comes out the same again.
+pub(super) fn run_stage_two(
+    session: &Session<'_>,
+    image: &Image,
+    options: &StageTwo,
+    composed: &Composed,
+    trial: Option<&Trial>,
+) -> Result<(Committed, Configured)> {
     let name = &image.request.image;
     let requirements = Requirements::new(options)?;
     let preseed = read_preseed(image)?;
@@ -65,9 +74,11 @@ pub(super) fn configure_composed(
             emulator: emulator.as_ref(),
             acceleration: acceleration.as_ref(),
             preseed: preseed.as_deref(),
+            identity: image.identity,
             requirements: &requirements,
             logs: session.logs(),
             kept: session.kept(name),
+            trial,
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
@@ -75,7 +86,7 @@ pub(super) fn configure_composed(
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
-        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(preseed.as_deref()))]);
+        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image, preseed.as_deref()))]);
         let committed = adopting.into_adopter()?.commit(composed, &configured, &extra)?;
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))
@@ -90,7 +101,7 @@ pub(super) fn configure_composed(
             session.reporter.warn(name, format!("{what} could not be removed: {error}"));
         }
     }
-    Ok(committed)
+    Ok((committed, configured))
 }
 
 /// The finished image, if it was made from this composed tree and nothing else changed.
@@ -98,19 +109,24 @@ pub(super) fn finished(store: &Store, image: &Image, composed: &Composed) -> Res
     let name = &image.request.image;
     let Some(commit) = store.resolve(&configured_reference(name))? else { return Ok(None) };
     let same_tree = store.image_record(commit)?.is_some_and(|record| record.source == composed.commit);
-    let inputs = stage_two_inputs(read_preseed(image)?.as_deref());
+    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
     let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs);
     Ok((same_tree && same_inputs).then(|| Committed { image: name.clone(), commit }))
 }
 
 /// What decides the result of stage 2 besides the composed tree.
-fn stage_two_inputs(preseed: Option<&[u8]>) -> serde_json::Value {
-    json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of) })
+fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value {
+    json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of), "identity": image.identity })
 }
 
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
-    let read = |path| std::fs::read(path).with_context(|| format!("reading {}", Path::display(path)));
-    image.preseed.as_deref().map(read).transpose()
+    match &image.preseed {
+        None => Ok(None),
+        Some(Preseed::Lines(lines)) => Ok(Some((lines.join("\n") + "\n").into_bytes())),
+        Some(Preseed::File(path)) => {
+            std::fs::read(path).map(Some).with_context(|| format!("reading {}", path.display()))
+        }
+    }
 }
 
 /// One line: how many packages, and the slowest of them.
@@ -132,59 +148,8 @@ fn base(session: &Session<'_>, image: &str, commit: Sha256) -> Result<Base> {
         session.reporter.warn(image, format!("what a killed run left could not be removed: {error}"));
     }
     let store = Store::open(&session.repo)?;
-    let started = Instant::now();
-    let listing = listing(&store, commit)?;
-    let milliseconds = started.elapsed().as_secs_f64() * 1e3;
-    session
-        .reporter
-        .detail(image, format!("{} entries listed in {milliseconds:.0} ms", listing.entry_count()));
+    let listing = listings::of_commit(session, image, &store, commit)?;
     Base::new(&work, &listing, store.objects())
-}
-
-/// A commit's tree as the sandbox takes it. OSTree keeps no times: all are 0.
-fn listing(store: &Store, commit: Sha256) -> Result<Listing> {
-    let convert = |metadata: &Metadata| view::Metadata {
-        uid: metadata.uid,
-        gid: metadata.gid,
-        mode: metadata.mode,
-        xattrs: metadata.xattrs.clone(),
-        ..view::Metadata::default()
-    };
-    let mut builder = None;
-    // Folders by their paths, and files that have other names.
-    let mut folders: HashMap<String, u64> = HashMap::new();
-    let mut files: HashMap<String, u64> = HashMap::new();
-    store.walk(commit, &mut |Visit { path, what }| {
-        let Some(builder) = &mut builder else {
-            let Visited::Folder(metadata) = what else { return Err(Error::bug("a root that is no folder")) };
-            builder = Some(ListingBuilder::new(&convert(metadata))?);
-            folders.insert(String::new(), ROOT);
-            return Ok(());
-        };
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent = *folders.get(parent).ok_or_else(|| Error::bug("a folder after what is in it"))?;
-        let name = name.as_bytes();
-        match what {
-            Visited::Folder(metadata) => {
-                folders.insert(path.to_owned(), builder.folder(parent, name, &convert(metadata))?);
-            }
-            Visited::File { metadata, size, object, has_links } => {
-                let file = builder.file(parent, name, &convert(metadata), size, object.as_bytes())?;
-                if has_links {
-                    files.insert(path.to_owned(), file);
-                }
-            }
-            Visited::Symlink { metadata, target } => {
-                builder.symlink(parent, name, &convert(metadata), target)?;
-            }
-            Visited::HardLink { first } => {
-                let first = files.get(first).ok_or_else(|| Error::bug("a link before its file"))?;
-                builder.link(parent, name, *first)?;
-            }
-        }
-        Ok(())
-    })?;
-    Ok(builder.ok_or_else(|| Error::bug("a tree without a root"))?.finish()?)
 }
 
 /// Takes contents from the sandbox into the repository.

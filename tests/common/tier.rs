@@ -38,6 +38,10 @@ pub(crate) enum Tier {
     Strace,
     /// setcap and getcap.
     Capabilities,
+    /// python3, which some of the harness is written in.
+    Python,
+    /// mmdebstrap, for comparison.
+    Mmdebstrap,
 }
 
 impl Tier {
@@ -56,6 +60,8 @@ impl Tier {
             Tier::Ostree => "ostree",
             Tier::Strace => "strace",
             Tier::Capabilities => "capabilities",
+            Tier::Python => "python",
+            Tier::Mmdebstrap => "mmdebstrap",
         }
     }
 
@@ -79,6 +85,8 @@ impl Tier {
                 (!traced.is_ok_and(|o| o.status.success()))
                     .then(|| "strace is missing, or may not trace".to_owned())
             }
+            Tier::Python => runs("python3", "--version"),
+            Tier::Mmdebstrap => runs("mmdebstrap", "--version"),
             Tier::Capabilities => {
                 runs("/usr/sbin/getcap", "-h").filter(|_| !Path::new("/usr/sbin/setcap").exists())
             }

@@ -326,3 +326,90 @@ fn a_script_that_a_signal_ends_is_told_from_one_that_fails() {
     let tiny = Miniature::new(Account::Subordinate, text, &["early"]);
     tiny.fixture.treestrap(&["build"]).exits(1).says(&["early", "pre-installation script", "status 3"]);
 }
+
+/// A package that makes what identifies a device, and a stand-in for the program that makes it anew.
+const IDENTIFIED: &str = r#"
+Package: identified
+file ./usr/lib/systemd/systemd 0755 = stand-in
+file ./usr/bin/ssh-keygen 0755
+    #!/bin/sh
+    echo fresh >/etc/ssh/ssh_host_rsa_key
+folder ./etc/ssh
+conffile ./etc/ssh/sshd_config = x
+script postinst
+    set -e
+    date +%s%N >/etc/machine-id
+    date +%s%N >/etc/ssh/ssh_host_rsa_key
+    chmod 0600 /etc/ssh/ssh_host_rsa_key
+"#;
+
+#[test]
+fn what_identifies_a_device_is_made_by_the_device() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let tiny = built(IDENTIFIED, &["identified"]);
+    assert_eq!(tiny.fixture.cat("tiny", "/etc/machine-id"), "", "systemd fills it");
+    let listing = |image: &str| tiny.fixture.listing(&format!("deb/images/{image}/configured")).join("\n");
+    assert!(!listing("tiny").contains("ssh_host_rsa_key"), "{}", listing("tiny"));
+    let unit = tiny.fixture.cat("tiny", "/usr/lib/systemd/system/treestrap-identity.service");
+    assert!(unit.contains("ConditionPathExistsGlob=|!/etc/ssh/ssh_host_*_key"), "{unit}");
+    let first = "/usr/lib/treestrap/make-identity && cat /etc/ssh/ssh_host_rsa_key && ls /etc/ssh";
+    assert_eq!(
+        inside(&tiny, first).ok().stdout,
+        "making: SSH host keys\nfresh\nssh_host_rsa_key\nsshd_config\n"
+    );
+    // One checksum, though each run makes others; `remove` brings nothing that makes it, `keep` keeps it.
+    let before = tiny.fixture.rev("deb/images/tiny/configured");
+    tiny.fixture.treestrap(&["configure"]).ok();
+    assert_eq!(tiny.fixture.rev("deb/images/tiny/configured"), before);
+    let manifest = tiny.fixture.read("treestrap.toml");
+    for (policy, has_key, has_unit) in [("remove", false, false), ("keep", true, false)] {
+        tiny.fixture.write("treestrap.toml", &format!("{manifest}identity = \"{policy}\"\n"));
+        tiny.fixture.treestrap(&["build"]).ok();
+        let listing = listing("tiny");
+        assert_eq!(listing.contains("ssh_host_rsa_key"), has_key, "{policy}: {listing}");
+        assert_eq!(listing.contains("treestrap-identity"), has_unit, "{policy}: {listing}");
+    }
+    assert_ne!(tiny.fixture.cat("tiny", "/etc/machine-id"), "");
+}
+
+#[test]
+fn verify_names_what_differs_and_who_wrote_it() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let text = r#"
+Package: steady
+script postinst
+    echo same >/etc/steady
+    chown 7:8 /etc/steady
+
+Package: fickle
+script postinst
+    echo same >/etc/same
+    date +%s%N >/etc/fickle.new
+    mv /etc/fickle.new /etc/fickle
+    echo $$ >/etc/process
+"#;
+    let tiny = Miniature::new(Account::Subordinate, text, &["steady"]);
+    tiny.fixture.treestrap(&["lock"]).ok();
+    tiny.fixture.treestrap(&["verify"]).exits(1).says(&["there is no image", "treestrap build tiny"]);
+    let built = tiny.fixture.treestrap(&["build"]).ok().stdout;
+    let verified = tiny.fixture.treestrap(&["verify"]).ok().says(&["the same again: tier single"]);
+    assert_eq!(verified.stdout, built);
+    assert!(!tiny.fixture.refs().iter().any(|name| name.contains("again")), "{:?}", tiny.fixture.refs());
+
+    let tiny = Miniature::new(Account::Subordinate, text, &["steady", "fickle"]);
+    tiny.fixture.treestrap(&["build"]).ok();
+    let outcome = tiny.fixture.treestrap(&["verify"]).exits(1).says(&["2 paths differ", "tiny/again"]);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines[0], "~ /etc/fickle");
+    assert_eq!(lines[1], "    written by mv /etc/fickle.new /etc/fickle (fickle)");
+    assert_eq!(lines[2], "~ /etc/process");
+    assert!(
+        lines[3].starts_with("    written by ") && lines[3].ends_with("postinst configure (fickle)"),
+        "{lines:?}"
+    );
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    let json = tiny.fixture.treestrap(&["verify", "--json"]).exits(1).stdout;
+    assert!(json.contains(r#""event":"disparity","image":"tiny","sign":"~","path":"etc/fickle""#), "{json}");
+    tiny.fixture.treestrap(&["diff", "tiny", "tiny/again"]).ok().says(&[]);
+    tiny.fixture.fsck();
+}

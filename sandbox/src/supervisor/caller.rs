@@ -56,6 +56,12 @@ impl Surroundings {
         fchdir(&own_descriptors)?;
         Ok(Surroundings { proc, own_descriptors, root })
     }
+
+    /// Where in the sandbox a file is that this process has open.
+    pub(super) fn path_of(&self, file: &OwnedFd) -> nix::Result<Vec<u8>> {
+        let path = readlinkat(&self.own_descriptors, own_name(file).as_c_str())?;
+        Ok(std::os::unix::ffi::OsStringExt::into_vec(path))
+    }
 }
 
 /// A call that waits.
@@ -164,27 +170,20 @@ impl Caller<'_> {
         if folder == libc::AT_FDCWD { self.of_proc("cwd") } else { self.descriptor(folder) }
     }
 
-    /// A field of the caller's /proc/PID/status.
-    pub(super) fn status(&self, field: &str) -> nix::Result<String> {
-        let name = format!("{}/status", self.thread());
-        let file = openat(
-            &self.surroundings.proc,
-            name.as_str(),
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut File::from(file), &mut text).map_err(|_| Errno::EIO)?;
-        self.still_waits()?;
-        let mut lines = text.lines();
-        let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.map(|value| value.trim().to_owned()).ok_or(Errno::EIO)
+    /// The caller's /proc/PID/status.
+    pub(super) fn status(&self) -> nix::Result<Status> {
+        String::from_utf8(self.text("status")?).map(Status).map_err(|_| Errno::EIO)
     }
 
-    /// The caller's mask for the modes of new files.
-    pub(super) fn umask(&self) -> nix::Result<Mode> {
-        let octal = u32::from_str_radix(&self.status("Umask")?, 8).map_err(|_| Errno::EIO)?;
-        Ok(Mode::from_bits_truncate(octal))
+    /// What /proc has to read of the caller under this name, such as `cmdline`.
+    pub(super) fn text(&self, name: &str) -> nix::Result<Vec<u8>> {
+        let name = format!("{}/{name}", self.thread());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = openat(&self.surroundings.proc, name.as_str(), flags, Mode::empty())?;
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut File::from(file), &mut text).map_err(|_| Errno::EIO)?;
+        self.still_waits()?;
+        Ok(text)
     }
 
     /// Opens `path` as the caller would, relative to what `folder` is for it.
@@ -220,10 +219,28 @@ impl Caller<'_> {
     }
 }
 
+/// What /proc/PID/status says of a thread (proc_pid_status(5)).
+pub(super) struct Status(String);
+
+impl Status {
+    /// A field, such as `NoNewPrivs`.
+    pub(super) fn field(&self, name: &str) -> nix::Result<&str> {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(str::trim).ok_or(Errno::EIO)
+    }
+
+    /// The mask for the modes of new files.
+    pub(super) fn umask(&self) -> nix::Result<Mode> {
+        let octal = u32::from_str_radix(self.field("Umask")?, 8).map_err(|_| Errno::EIO)?;
+        Ok(Mode::from_bits_truncate(octal))
+    }
+}
+
 /// /proc/self is whoever looks, and the supervisor is not in the /proc of the sandbox: what a path below
 /// it is called below the caller's folder in the host's /proc. Only links that lead back into the
 /// sandbox, and without `..`: the host's /proc is no place of the sandbox.
-fn own_link(path: &[u8]) -> Option<String> {
+pub(super) fn own_link(path: &[u8]) -> Option<String> {
     let rest =
         [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|prefix| path.strip_prefix(*prefix));
     let own = match (rest, path) {

@@ -25,6 +25,7 @@ use super::{
     caller::{Caller, NAME},
     identity::{Credentials, Identities, LAST_ID, SAME, Width},
     records::Records,
+    synced,
 };
 use crate::owners::Owner;
 
@@ -101,7 +102,7 @@ pub(crate) enum Make {
 
 impl Make {
     /// Which arguments are the folder that the path starts from, if there is one, and the path.
-    fn path(self) -> (Option<usize>, usize) {
+    pub(super) fn path(self) -> (Option<usize>, usize) {
         match self {
             Make::Open | Make::Creat | Make::Folder | Make::Node => (None, 0),
             Make::OpenAt | Make::OpenAt2 | Make::FolderAt | Make::NodeAt => (Some(0), 1),
@@ -117,13 +118,13 @@ impl Make {
     /// The flags of an open and the mode, as far as there are any. None: nothing is made, or a device,
     /// which nobody may make in a user namespace, or the path is to be looked up in a way of its own.
     fn flags_and_mode(self, path: usize, caller: &Caller<'_>) -> nix::Result<Option<(OFlag, u32)>> {
+        const MAKES: i32 = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
         let (flags, mode) = match self {
-            Make::Open | Make::OpenAt => (caller.int(path + 1), caller.argument(path + 2) as u32),
-            Make::Creat => (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, caller.argument(1) as u32),
-            Make::OpenAt2 => match open_how(caller)? {
-                None => return Ok(None),
-                Some(how) => how,
+            Make::Open | Make::OpenAt | Make::OpenAt2 => match self.how(caller)? {
+                Some(how) if how.flags & MAKES != 0 && how.resolve == 0 => (how.flags, how.mode),
+                _ => return Ok(None),
             },
+            Make::Creat => (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, caller.argument(1) as u32),
             Make::Folder | Make::FolderAt => (0, caller.argument(path + 1) as u32),
             Make::Link | Make::LinkAt => (0, 0),
             Make::Node | Make::NodeAt => {
@@ -136,12 +137,46 @@ impl Make {
         };
         Ok(Some((OFlag::from_bits_retain(flags), mode)))
     }
+
+    /// What an open(2) or one of its kin asks for; none if it is no such call, or an error.
+    pub(super) fn how(self, caller: &Caller<'_>) -> nix::Result<Option<How>> {
+        let (_, path) = self.path();
+        match self {
+            Make::Open | Make::OpenAt => Ok(Some(How {
+                flags: caller.int(path + 1),
+                mode: caller.argument(path + 2) as u32,
+                resolve: 0,
+            })),
+            Make::OpenAt2 => {
+                let size = caller.argument(3);
+                if !(24..=4096).contains(&size) {
+                    return Ok(None);
+                }
+                let bytes = caller.read(caller.argument(2), 24)?;
+                let field = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+                let (Ok(flags), Ok(mode)) = (u32::try_from(field(0)), u32::try_from(field(8))) else {
+                    return Ok(None);
+                };
+                Ok(Some(How { flags: flags as i32, mode, resolve: field(16) }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The arguments of an open that say how: openat2(2), `struct open_how`.
+pub(super) struct How {
+    pub(super) flags: i32,
+    pub(super) mode: u32,
+    pub(super) resolve: u64,
 }
 
 /// What the calls of this module work on.
 pub(super) struct Files<'a> {
     pub(super) identities: &'a mut Identities,
     pub(super) records: &'a mut Records,
+    /// New files are opened without O_SYNC.
+    pub(super) no_sync: bool,
 }
 
 impl Files<'_> {
@@ -204,7 +239,7 @@ impl Files<'_> {
         let mode = Mode::from_bits_truncate(mode);
         let link = if make.is_link() { caller.path(0)? } else { Vec::new() };
         // A list takes the place of the mask: umask(2).
-        let mask = if listed { Mode::empty() } else { caller.umask()? };
+        let mask = if listed { Mode::empty() } else { caller.status()?.umask()? };
         caller.still_waits()?;
         let mask = umask(mask);
         let made = match make {
@@ -220,7 +255,8 @@ impl Files<'_> {
                 // Only what is not there yet is made here: what is there may be a pipe, and opening it
                 // take for ever.
                 let exclusive = if unnamed { OFlag::empty() } else { OFlag::O_EXCL };
-                let flags = flags | exclusive | OFlag::O_CLOEXEC;
+                let synced = if self.no_sync { synced::SYNCED } else { OFlag::empty() };
+                let flags = (flags | exclusive | OFlag::O_CLOEXEC).difference(synced);
                 openat(&parent, name.as_c_str(), flags, mode).map(Some)
             }
         };
@@ -297,7 +333,7 @@ impl Files<'_> {
             || (set_group && credentials.group.effective != owner.gid);
         if !changes
             || fstatvfs(file)?.flags().contains(FsFlags::ST_NOSUID)
-            || caller.status("NoNewPrivs")? != "0"
+            || caller.status()?.field("NoNewPrivs")? != "0"
             || is_script(file)?
         {
             return Ok((None, None));
@@ -325,25 +361,11 @@ fn is_script(file: &OwnedFd) -> nix::Result<bool> {
 }
 
 /// A path as the folder of its last part, empty for the folder that the path starts from, and that part.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         None => (b"", path),
         Some(slash) => (&path[..slash.max(1)], &path[slash + 1..]),
     }
-}
-
-/// Flags and mode of an openat2(2) that may make a file; none if it does not, or restricts how the path
-/// is looked up, which is left to the kernel.
-fn open_how(caller: &Caller<'_>) -> nix::Result<Option<(i32, u32)>> {
-    let size = caller.argument(3);
-    if !(24..=4096).contains(&size) {
-        return Ok(None); // an error, as the kernel will say
-    }
-    let bytes = caller.read(caller.argument(2), 24)?;
-    let field = |at: usize| bytes[at..at + 8].try_into().map(u64::from_ne_bytes).map_err(|_| Errno::EINVAL);
-    let (flags, mode, resolve) = (field(0)?, field(8)?, field(16)?);
-    let makes = flags & (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u64 != 0;
-    Ok((makes && resolve == 0).then_some((flags as i32, mode as u32)))
 }
 
 #[cfg(test)]

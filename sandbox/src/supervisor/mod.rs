@@ -5,7 +5,8 @@
 //! or trace it. It is root of the same user namespace, which lets it read and write the memory of
 //! whoever asks and nobody else's: a process of the host is not in that namespace.
 //!
-//! In every tier it answers uname(2), if the plan wants that. In tier single it also answers what has to
+//! In every tier it answers uname(2), if the plan wants that, and opens files without O_SYNC ([`synced`]).
+//! In tier single it also answers what has to
 //! do with users and groups: to the kernel there is one user, and who a process says it is
 //! ([`identity`]), whose a file is ([`records`], [`files`], [`stat`]) are kept here. What that cannot
 //! give is what the kernel checks: a process that became another user may still do whatever root may
@@ -27,7 +28,9 @@ mod identity;
 mod records;
 mod rules;
 mod stat;
+mod synced;
 mod uname;
+mod writers;
 
 use std::{
     collections::HashMap,
@@ -44,12 +47,15 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use rules::{SINGLE, SINGLE_IS_KNOWN, UNAME};
+pub(crate) use rules::{
+    NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+};
 pub(crate) use uname::NO_DOMAIN;
 
 use crate::{
     enforced::Tier,
     error::{Doing, Error, Result, Step},
+    kernel::kernel_is_at_least,
     owners::{self, Links, Owner, Remembered},
     plan::Plan,
     protocol::{Channel, Start},
@@ -60,6 +66,7 @@ use crate::{
     },
 };
 use caller::{Caller, Surroundings};
+use writers::Writers;
 
 /// How a program talks to the kernel. Emulated programs do as their emulator does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +103,9 @@ pub(crate) enum Call {
     Attribute(attributes::Verb, files::Target),
     /// execve(2), execveat(2).
     Execute(files::Target),
+    /// A call that gives a file a name: which arguments are the folder that its path starts from, if there
+    /// is one, and the path.
+    Name(Option<usize>, usize),
 }
 
 /// What pid 1 sends, once: with it come its mount namespace and the descriptor at which calls wait.
@@ -115,7 +125,14 @@ pub(crate) struct OwnersElsewhere {
 
 /// What the filter has to hand over for this plan.
 pub(crate) fn wanted(plan: &Plan, tier: Tier) -> Wanted {
-    Wanted { no_sync: plan.no_sync, uname: plan.uname.is_some(), single: tier == Tier::Single }
+    Wanted {
+        no_sync: plan.no_sync,
+        // SECCOMP_ADDFD_FLAG_SEND.
+        no_synced_opens: plan.no_sync && kernel_is_at_least(5, 14),
+        uname: plan.uname.is_some(),
+        single: tier == Tier::Single,
+        writers: plan.writers.is_some(),
+    }
 }
 
 /// A running supervisor, as the monitor sees it.
@@ -157,6 +174,7 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     let (_, most) = resource::getrlimit(resource::Resource::RLIMIT_NOFILE).doing("reading limits")?;
     resource::setrlimit(resource::Resource::RLIMIT_NOFILE, most, most).doing("setting limits")?;
     let links = links_with_owners(start, links)?;
+    let writers = start.plan.writers.as_ref().map(Writers::open).transpose()?;
     let (proc, own_descriptors) = Surroundings::open_proc().doing("opening /proc")?;
     let Some((Watch { calls: true }, descriptors)) = socket.receive()? else { return Ok(()) };
     let mut descriptors = descriptors.into_iter();
@@ -168,13 +186,16 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     let surroundings = Surroundings::inside(proc, own_descriptors).doing("joining the sandbox's mounts")?;
     reduce_capabilities()?;
     notify::wake_in_place(listener.as_fd());
+    let wanted = wanted(&start.plan, start.tier);
     let mut serving = Serving {
         start,
-        calls: wanted(&start.plan, start.tier).calls().into_iter().collect(),
+        wanted,
+        calls: wanted.calls().into_iter().collect(),
         listener,
         surroundings,
         identities: identity::Identities::new(),
         records: records::Records::default(),
+        writers,
     };
     serving.remember(&links)?;
     serving.serve(&socket, &control)?;
@@ -199,9 +220,7 @@ fn links_with_owners(start: &Start, stored: Links) -> Result<Links> {
         let kept: Vec<Remembered> = serde_json::from_slice(&text).map_err(Error::bug)?;
         return Ok(kept.into_iter().map(|file| (file.path, file.owner)).collect());
     }
-    let fixups = start.plan.fixups.iter().flat_map(|fixups| &fixups.entries);
-    let owned = fixups.map(|fixup| (fixup.path.clone(), Owner { uid: fixup.uid, gid: fixup.gid }));
-    Ok(owned.filter(|(_, owner)| *owner != Owner::ROOT).chain(stored).collect())
+    Ok(stored)
 }
 
 /// What is left: what those inside can have, to do for them what they asked for, and what it takes to
@@ -225,15 +244,19 @@ pub(crate) enum Answer {
     Descriptor(OwnedFd, bool),
     /// The kernel carries it out.
     GoOn,
+    /// It has its answer already.
+    Given,
 }
 
 struct Serving<'a> {
     start: &'a Start,
+    wanted: Wanted,
     calls: HashMap<(Abi, u32), Call>,
     listener: OwnedFd,
     surroundings: Surroundings,
     identities: identity::Identities,
     records: records::Records,
+    writers: Option<Writers>,
 }
 
 impl Serving<'_> {
@@ -274,16 +297,11 @@ impl Serving<'_> {
             else {
                 continue;
             };
-            let (listener, id) = (self.listener.as_fd(), notification.id);
-            match answer(
-                self.start,
-                &self.calls,
-                listener,
-                notification,
-                &self.surroundings,
-                &mut self.identities,
-                &mut self.records,
-            ) {
+            let id = notification.id;
+            let answer = self.answer(notification);
+            let listener = self.listener.as_fd();
+            match answer {
+                Ok(Answer::Given) => Ok(()),
                 Ok(Answer::GoOn) => notify::let_go_on(listener, id),
                 Ok(Answer::Value(value)) => notify::answer(listener, id, Ok(value)),
                 Ok(Answer::Descriptor(file, close_on_exec)) => {
@@ -297,35 +315,40 @@ impl Serving<'_> {
             .doing("answering a system call")?;
         }
     }
-}
 
-fn answer(
-    start: &Start,
-    calls: &HashMap<(Abi, u32), Call>,
-    listener: BorrowedFd<'_>,
-    notification: Notification,
-    surroundings: &Surroundings,
-    identities: &mut identity::Identities,
-    records: &mut records::Records,
-) -> nix::Result<Answer> {
-    let abi = seccomp::abi(notification.architecture, notification.number).ok_or(Errno::ENOSYS)?;
-    let call = *calls.get(&(abi, notification.number)).ok_or(Errno::ENOSYS)?;
-    let caller = Caller { listener, notification, surroundings };
-    let mut files = files::Files { identities, records };
-    match call {
-        Call::Uname(kind) => {
-            let uname = start.plan.uname.as_ref().ok_or(Errno::ENOSYS)?;
-            caller.write(caller.argument(0), &kind.encode(uname, &start.plan.hostname))?;
-            Ok(Answer::Value(0))
+    fn answer(&mut self, notification: Notification) -> nix::Result<Answer> {
+        let abi = seccomp::abi(notification.architecture, notification.number).ok_or(Errno::ENOSYS)?;
+        let call = *self.calls.get(&(abi, notification.number)).ok_or(Errno::ENOSYS)?;
+        let (start, listener) = (self.start, self.listener.as_fd());
+        let caller = Caller { listener, notification, surroundings: &self.surroundings };
+        if let Some(writers) = &mut self.writers {
+            writers.note(call, &caller);
         }
-        Call::Keep => files.identities.keep(&caller).map(|()| Answer::GoOn),
-        Call::Identity(act, width) => files.identities.act(act, width, &caller).map(Answer::Value),
-        Call::Chown(target, width) => files.chown(target, width, &caller),
-        Call::Make(make) => files.make(make, &caller),
-        Call::Stat(stat) => stat::answer(stat, files.records, &caller),
-        Call::Attribute(verb, target) => {
-            attributes::answer(verb, target, files.identities, files.records, &caller)
+        let no_sync = self.wanted.no_synced_opens;
+        let mut files =
+            files::Files { identities: &mut self.identities, records: &mut self.records, no_sync };
+        match call {
+            Call::Uname(kind) => {
+                let uname = start.plan.uname.as_ref().ok_or(Errno::ENOSYS)?;
+                caller.write(caller.argument(0), &kind.encode(uname, &start.plan.hostname))?;
+                Ok(Answer::Value(0))
+            }
+            Call::Keep => files.identities.keep(&caller).map(|()| Answer::GoOn),
+            Call::Identity(act, width) => files.identities.act(act, width, &caller).map(Answer::Value),
+            Call::Chown(target, width) => files.chown(target, width, &caller),
+            Call::Make(make) => {
+                let made = if self.wanted.single { files.make(make, &caller)? } else { Answer::GoOn };
+                match made {
+                    Answer::GoOn if no_sync => synced::open(make, abi, start.tier, &caller),
+                    other => Ok(other),
+                }
+            }
+            Call::Stat(stat) => stat::answer(stat, files.records, &caller),
+            Call::Attribute(verb, target) => {
+                attributes::answer(verb, target, files.identities, files.records, &caller)
+            }
+            Call::Execute(target) => files.execute(target, &caller),
+            Call::Name(..) => Ok(Answer::GoOn),
         }
-        Call::Execute(target) => files.execute(target, &caller),
     }
 }

@@ -14,6 +14,7 @@ use super::{
     identity::{Act, Who, Width},
     stat::{Layout, Stat},
     uname::Utsname,
+    writers::WRITES,
 };
 use crate::seccomp::{
     Action::{Ask, Fail},
@@ -45,9 +46,6 @@ pub(crate) const SINGLE: &[Rule] = &[
     status(-1, None, Some(196), Target::Link, 1, Layout::Arm),
     status(-1, Some(197), None, Target::Open, 1, Layout::I386),
     status(-1, None, Some(197), Target::Open, 1, Layout::Arm),
-    make(libc::SYS_openat, 295, 322, MAKES[2], Make::OpenAt),
-    make(x86_64(2), 5, 5, MAKES[1], Make::Open),
-    make(libc::SYS_openat2, 437, 437, Always, Make::OpenAt2),
     make(x86_64(85), 8, 8, Always, Make::Creat),
     make(x86_64(83), 39, 39, Always, Make::Folder),
     make(libc::SYS_mkdirat, 296, 323, Always, Make::FolderAt),
@@ -136,12 +134,53 @@ pub(crate) const SINGLE_IS_KNOWN: bool = cfg!(any(
     target_arch = "loongarch64"
 ));
 
-/// With the flags in this argument, an open that may make a file.
-const MAKES: [When; 3] = [
-    Always,
-    Bits(1, (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u32),
-    Bits(2, (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u32),
+/// The flags of an open that may make a file. (O_TMPFILE has O_DIRECTORY in it.)
+const MAKES: i32 = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
+/// The flags with which a write waits for the disk. (O_SYNC has O_DSYNC in it.)
+const SYNCS: i32 = libc::O_SYNC | libc::O_DSYNC;
+
+/// Opens that the supervisor gets in tier single where syncs are real,
+pub(crate) const OPENS_IN_SINGLE: [Rule; 3] = opens(MAKES);
+/// in tier full where they are not,
+pub(crate) const SYNCED_OPENS: [Rule; 3] = opens(SYNCS);
+/// and in tier single where they are not.
+pub(crate) const OPENS: [Rule; 3] = opens(MAKES | SYNCS);
+
+/// All that the supervisor gets where it notes who writes.
+pub(crate) const WRITTEN_OPENS: [Rule; 3] = opens(MAKES | SYNCS | WRITES);
+
+/// Calls that give files their names, where it notes who writes.
+pub(crate) const NAMES: &[Rule] = &[
+    name(x86_64(82), 38, 38, None, 1),
+    name(RENAME_AT, 302, 329, Some(2), 3),
+    name(libc::SYS_renameat2, 353, 382, Some(2), 3),
+    name(x86_64(86), 9, 9, None, 1),
+    name(libc::SYS_linkat, 303, 330, Some(2), 3),
 ];
+
+/// Not on the newest architectures.
+const RENAME_AT: libc::c_long = if cfg!(target_arch = "x86_64") {
+    264
+} else if cfg!(target_arch = "aarch64") {
+    38
+} else {
+    -1
+};
+
+const fn name(native: libc::c_long, i386: u32, arm: u32, folder: Option<usize>, path: usize) -> Rule {
+    rule(native, i386, arm, Always, Ask(Call::Name(folder, path)), "who wrote a file is noted")
+}
+
+/// Opens with one of these flags, which have the same bits in every ABI that one kernel has. Those of
+/// openat2(2) are in memory, where a filter cannot look.
+const fn opens(flags: i32) -> [Rule; 3] {
+    let flags = flags as u32;
+    [
+        make(libc::SYS_openat, 295, 322, Bits(2, flags), Make::OpenAt),
+        make(x86_64(2), 5, 5, Bits(1, flags), Make::Open),
+        make(libc::SYS_openat2, 437, 437, Always, Make::OpenAt2),
+    ]
+}
 
 const fn status(
     native: libc::c_long,

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Integers are little-endian. [`Listing::from_bytes`] checks every reference once; the accessors
-//! still never index without a check. The format is not kept on disk: both ends are the same program.
+//! still never index without a check. Whoever keeps the bytes for later has to expect that a later version
+//! of this crate refuses them: then the digit in the header is another one.
 
 use std::{
     fs::File,

@@ -6,11 +6,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sandbox::{Plan, Session, Uname};
+use sandbox::{Conditions, Plan, Session, Tier, Uname, Writer, Writers};
 
 use crate::support::{Test, Tree, output, output_of, script};
 
 pub(crate) const TESTS: &[Test] = &[
+    ("calls::writers_are_noted", &["userns"], writers_are_noted),
+    ("calls::conditions", &["userns"], conditions),
     ("calls::the_kernels_name", &["userns"], the_kernels_name),
     ("calls::every_abi_of_uname", &["userns", "python"], every_abi_of_uname),
     ("calls::bad_addresses", &["userns", "python"], bad_addresses),
@@ -38,6 +40,53 @@ pub(crate) fn python(session: &mut Session, text: &str) -> String {
             "python3 - <<'END'\nimport ctypes, os, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n{text}\nEND"
         ),
     )
+}
+
+fn writers_are_noted() {
+    let tree = Tree::new();
+    let log = tree.path().join("writers");
+    for tier in [Tier::Full, Tier::Single] {
+        std::fs::write(&log, "").expect("a file");
+        let writers = Some(Writers { log: log.clone(), variable: "WHO".into() });
+        let plan = Plan { writers, tier: Some(tier), ..tree.plan() };
+        let mut session = Session::start(&plan).expect("a session");
+        let text = "cat /etc/old >/dev/null; cd /etc; echo x >a; WHO=me mv a b; ln b c
+                    cat b >>d; mkdir -p new; cd new; echo y | tee ../new/e";
+        output(&mut session, text);
+        session.close().expect("it closes");
+        let text = std::fs::read_to_string(&log).expect("the log");
+        let lines = text.lines().map(|line| serde_json::from_str::<Writer>(line).expect("JSON"));
+        let found: Vec<(String, String, Option<String>)> = lines
+            .map(|writer| (String::from_utf8(writer.path).expect("UTF-8"), writer.command, writer.variable))
+            .filter(|(path, ..)| path.starts_with("etc/") && path != "etc/new")
+            .collect();
+        let shell = found[0].1.clone();
+        assert!(shell.contains("sh -euc cat /etc/old"), "{shell}");
+        let line = |path: &str, command: &str, who: Option<&str>| {
+            (path.to_owned(), command.to_owned(), who.map(str::to_owned))
+        };
+        let expected = [
+            line("etc/a", &shell, None),
+            line("etc/b", "mv a b", Some("me")),
+            line("etc/c", "ln b c", None),
+            line("etc/d", &shell, None),
+            line("etc/new/e", "tee ../new/e", None),
+        ];
+        assert_eq!(found, expected, "{tier:?}");
+    }
+}
+
+fn conditions() {
+    let tree = Tree::new();
+    let views = vec![sandbox::View::Checkout, sandbox::View::FuseCow];
+    let conditions = Conditions { views, processors: Some(1), last_process: Some(5000) };
+    let plan = Plan { view: None, conditions, ..tree.plan() };
+    let mut session = Session::start(&plan).expect("a session");
+    assert_eq!(session.enforced().inside.view, sandbox::View::Checkout);
+    let numbers = output(&mut session, "nproc; echo $$");
+    let numbers: Vec<u32> = numbers.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(numbers[0], 1);
+    assert!(numbers[1] > 5000, "{numbers:?}");
 }
 
 fn the_kernels_name() {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sandbox::{Command, Kind, Outcome, Session};
+use sandbox::{Command, Kind, MemoryLimit, Outcome, Session};
 
 use crate::support::{Test, Tree, output, output_of, script};
 
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("commands::environment_and_folder", &["userns"], environment_and_folder),
     ("commands::interrupted", &["userns"], interrupted),
     ("commands::time_limit", &["userns"], time_limit),
+    ("commands::memory_limit", &["userns", "python"], memory_limit),
     ("commands::fork_bomb", &["userns", "process-limit"], fork_bomb),
     ("commands::owners_are_real", &["userns"], owners_are_real),
 ];
@@ -182,6 +183,30 @@ fn time_limit() {
     let error = session.run(&script("sleep 1000")).expect_err("too long");
     assert_eq!(error.kind(), Kind::TimeLimit, "{error}");
     assert!(session.run(&script("true")).expect("it runs").success());
+}
+
+fn memory_limit() {
+    let tree = Tree::new();
+    let mut plan = tree.plan();
+    let limit = 192 << 20;
+    plan.limits.memory = Some(limit);
+    let mut session = Session::start(&plan).expect("a session");
+    let inside = &session.enforced().inside;
+    match inside.memory {
+        Some(MemoryLimit::Together(most)) => assert_eq!(most, limit),
+        Some(MemoryLimit::EachProcess(most)) => {
+            assert_eq!(most, limit);
+            let said =
+                inside.degraded.iter().any(|degraded| degraded.starts_with("memory is limited for each"));
+            assert!(said, "{inside:?}");
+        }
+        None => panic!("no limit: {inside:?}"),
+    }
+    let take = |mebibytes| script(&format!("python3 -c 'bytearray({mebibytes} << 20)' 2>/dev/null"));
+    assert!(session.run(&take(16)).expect("it runs").success());
+    assert!(!session.run(&take(512)).expect("it runs").success());
+    drop(session);
+    assert_eq!(tree.session().enforced().inside.memory, None);
 }
 
 fn fork_bomb() {

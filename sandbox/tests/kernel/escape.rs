@@ -118,6 +118,9 @@ os.chroot(\".\")
 print(sorted(os.listdir(\"/\"))[:3])'",
     );
     assert_eq!(text, "['bin', 'dev', 'etc']", "the sandbox's own root is as far as it gets");
+    // What ischroot(1) looks at: a root that is not that of pid 1.
+    let text = output(&mut session, "cmp -s /proc/1/mountinfo /proc/self/mountinfo || echo chroot");
+    assert_eq!(text.trim(), "chroot");
 }
 
 fn kernel_settings() {

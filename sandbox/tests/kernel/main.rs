@@ -12,11 +12,13 @@
 mod calls;
 mod capture;
 mod commands;
+mod doctor;
 mod escape;
 mod foreign;
 mod lifecycle;
 mod single;
 mod support;
+mod synced;
 mod views;
 
 use std::process::ExitCode;
@@ -29,7 +31,15 @@ fn main() -> ExitCode {
     }
     support::run(
         &arguments,
-        &[commands::TESTS, calls::TESTS, single::TESTS, capture::TESTS, escape::TESTS, lifecycle::TESTS],
-        &[views::TESTS, foreign::TESTS],
+        &[
+            commands::TESTS,
+            calls::TESTS,
+            single::TESTS,
+            synced::TESTS,
+            capture::TESTS,
+            escape::TESTS,
+            lifecycle::TESTS,
+        ],
+        &[doctor::TESTS, views::TESTS, foreign::TESTS],
     )
 }

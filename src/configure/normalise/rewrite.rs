@@ -7,6 +7,16 @@
 
 use sha1::{Digest, Sha1};
 
+/// open-iscsi's name of this host: made when the daemon starts (its startup-checks.sh).
+pub(in crate::configure) fn iscsi_initiator_name(content: &[u8], _: u64) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(content).ok()?;
+    let lines = text.lines().map(|line| match line.starts_with("InitiatorName=") {
+        true => "GenerateName=yes\n".to_owned(),
+        false => format!("{line}\n"),
+    });
+    Some(lines.collect::<String>().into_bytes())
+}
+
 /// A Java keystore in its old format, JKS, as ca-certificates-java writes it: the time at which each
 /// certificate was added, in milliseconds, and the digest of it all under the default password.
 ///
