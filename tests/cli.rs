@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 const VERBS: &[&str] =
-    &["init", "lock", "fetch", "compose", "configure", "build", "run", "diff", "export", "doctor"];
+    &["init", "lock", "fetch", "compose", "configure", "build", "run", "verify", "diff", "export", "doctor"];
 
 const MANIFEST: &str = "\
 [repos.debian]

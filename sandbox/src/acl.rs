@@ -1,17 +1,21 @@
-//! Access control lists (acl(5)) as the kernel's attributes have them, for tier single: there the kernel
-//! takes no list that names a user or group but the one that is mapped.
+//! Access control lists (acl(5)) as the kernel's attributes have them: what a new file gets from its
+//! folder's, which the kernel leaves to a FUSE file system; and lists in tier single, where the kernel
+//! takes none that names a user or group but the one that is mapped.
 //!
-//! Such a list is kept in an attribute of another name. What the mode says of it is the kernel's all the
+//! In tier single such a list is kept in an attribute of another name. What the mode says of it is the kernel's all the
 //! same: the owner's, the mask's and everybody's bits are the mode's (acl(5), "Correspondence between ACL
 //! entries and file permission bits"), so they are taken from there when the list is looked at.
 
 use std::ffi::CStr;
 
 /// The attributes of the kernel, and those of ours that stand for them.
-const NAMES: [(&[u8], &CStr); 2] = [
-    (b"system.posix_acl_access", c"user.sandbox.acl.access"),
-    (b"system.posix_acl_default", c"user.sandbox.acl.default"),
-];
+const NAMES: [(&[u8], &CStr); 2] =
+    [(ACCESS, c"user.sandbox.acl.access"), (DEFAULT, c"user.sandbox.acl.default")];
+
+/// The list that permissions are checked with.
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
+/// A folder's list for what is made in it.
+pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// What all attributes of ours begin with; no program sees those.
 pub(crate) const OURS: &[u8] = b"user.sandbox.";
@@ -122,6 +126,15 @@ impl Acl {
         bits.fold(0, |mode, bits| mode | bits)
     }
 
+    /// What a new file gets whose folder has this default list: its mode, and its list, which is none where
+    /// the mode says it all. The list takes the umask's place, and no class gets more than was asked for
+    /// (posix_acl_create_masq() in the kernel's fs/posix_acl.c).
+    pub(crate) fn for_new_file(&self, mode: u32) -> (u32, Option<Acl>) {
+        let acl = self.with_mode(self.mode() & mode);
+        let is_plain = acl.0.len() == 3;
+        (mode & !0o777 | acl.mode(), (!is_plain).then_some(acl))
+    }
+
     /// The list as it is after the mode was set.
     pub(crate) fn with_mode(&self, mode: u32) -> Acl {
         let entries = self.0.iter().map(|entry| match self.place_in_mode(entry) {
@@ -162,6 +175,32 @@ mod tests {
         let changed = acl.with_mode(0o2640);
         assert_eq!(changed.mode(), 0o640, "the mask, not the group, has the middle bits");
         assert_eq!(changed.encode()[12..16], list()[12..16], "the group's own entry stays");
+    }
+
+    #[test]
+    fn no_class_gets_more_than_was_asked() {
+        let none = u32::MAX;
+        let list = |entries: &[(u16, u16, u32)]| {
+            Acl(entries.iter().map(|&(tag, permissions, id)| Entry { tag, permissions, id }).collect())
+        };
+        let named = |user, person, group, mask, other| {
+            list(&[
+                (USER_OBJ, user, none),
+                (USER, person, 33),
+                (GROUP_OBJ, group, none),
+                (MASK, mask, none),
+                (OTHER, other, none),
+            ])
+        };
+        let plain = list(&[(USER_OBJ, 7, none), (GROUP_OBJ, 5, none), (OTHER, 0, none)]);
+        for (default, asked, mode, access) in [
+            (named(7, 7, 5, 7, 5), 0o666, 0o664, Some(named(6, 7, 5, 6, 4))),
+            (named(6, 4, 4, 4, 0), 0o2777, 0o2640, Some(named(6, 4, 4, 4, 0))),
+            (named(7, 7, 7, 7, 7), 0, 0, Some(named(0, 7, 7, 0, 0))),
+            (plain, 0o666, 0o640, None),
+        ] {
+            assert_eq!(default.for_new_file(asked), (mode, access), "{asked:o}");
+        }
     }
 
     #[test]

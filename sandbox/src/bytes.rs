@@ -3,9 +3,20 @@
 //! A byte that is not part of valid UTF-8, a control character and the backslash are written
 //! `\xNN`; all else stands for itself. Use with `#[serde(with = "crate::bytes")]`.
 
-use std::{ffi::OsString, fmt::Write, os::unix::ffi::OsStringExt, path::PathBuf};
+use std::{
+    ffi::{CString, OsString},
+    fmt::Write,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error};
+
+/// A path as system calls take it.
+pub(crate) fn c_string(path: &Path) -> crate::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| crate::Error::plan(format_args!("the path {} has a NUL in it", path.display())))
+}
 
 /// The bytes as readable text.
 pub(crate) fn escape(bytes: &[u8]) -> String {

@@ -292,7 +292,7 @@ impl Walk<'_> {
             let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
             for (name, value) in &mut xattrs {
                 let Some(list) = acl::name_of(name) else { continue };
-                let is_access = list == b"system.posix_acl_access";
+                let is_access = list == acl::ACCESS;
                 if let Some(acl) = Acl::decode(value).filter(|_| is_access) {
                     *value = acl.with_mode(stat.st_mode).encode();
                 }

@@ -304,7 +304,7 @@ fn in_path(program: &str) -> Option<PathBuf> {
 
 fn may_gain_rights(program: &Path) -> bool {
     let set_id = fs::metadata(program).is_ok_and(|metadata| metadata.permissions().mode() & 0o4000 != 0);
-    let name = crate::fixups::c_string(program);
+    let name = crate::bytes::c_string(program);
     let capable = name.is_ok_and(|name| {
         let place = crate::sys::xattr::Place::Path(&name);
         crate::sys::xattr::get(place, c"security.capability").is_ok_and(|value| value.is_some())

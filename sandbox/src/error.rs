@@ -38,8 +38,6 @@ pub enum Step {
     UserNamespace,
     /// Mapping a range of ids into it.
     Mapping,
-    /// Owners and modes of the base layer.
-    Fixups,
     /// The other namespaces.
     Namespaces,
     /// Mounting a FUSE file system.

@@ -1,22 +1,28 @@
 //! The caller's side of the monitor process: starting it, mapping its ids, asking it.
 //!
 //! The caller may have threads (and libraries that have), so it can neither unshare nor fork
-//! itself: the program is executed again, and [`init`] takes over there before anything else runs.
+//! itself: the program is executed again, and [`init`] takes over there before anything else runs. A
+//! program that knows in time that it will need a sandbox can have it forked off while it still has one
+//! thread: [`prepare`].
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
+
+use nix::{sys::wait::waitpid, unistd::Pid};
 
 use crate::{
     enforced::{Mapping, Tier},
     error::{Doing, Error, Result, Step},
     monitor,
     protocol::{Channel, FromMonitor, ToMonitor},
-    supervisor, userns,
+    supervisor,
+    sys::process::{self, Fork},
+    userns,
 };
 
 /// argv[0] of the re-executed program. No path ends in it, so nobody starts it by mistake.
@@ -41,9 +47,59 @@ pub fn use_helper(program: PathBuf) {
     let _ = PROGRAM.set(program);
 }
 
+/// What [`prepare`] started, for the first session.
+static PREPARED: Mutex<Option<(Process, Channel)>> = Mutex::new(None);
+
+/// Starts the monitor of the first session, in good time. Only worth it where a session will follow: what
+/// is saved is executing a large program and loading its libraries. Does nothing where this process has
+/// several threads already, or cannot fork; then a session starts as it does without.
+pub fn prepare() {
+    let has_one_thread = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if !has_one_thread {
+        return;
+    }
+    let Ok((control, theirs)) = Channel::pair() else { return };
+    match process::fork() {
+        Ok(Fork::Parent(pid)) => {
+            let prepared = Some((Process::Forked(Pid::from_raw(pid)), control));
+            *PREPARED.lock().unwrap_or_else(PoisonError::into_inner) = prepared;
+        }
+        Ok(Fork::Child) => {
+            let theirs = theirs.into_socket();
+            if process::become_helper(theirs.as_fd()).is_err() {
+                process::exit_now(1);
+            }
+            monitor::run()
+        }
+        Err(_) => {}
+    }
+}
+
+/// The monitor's process.
+enum Process {
+    Executed(Child),
+    Forked(Pid),
+}
+
+impl Process {
+    fn id(&self) -> u32 {
+        match self {
+            Process::Executed(child) => child.id(),
+            Process::Forked(pid) => pid.as_raw().unsigned_abs(),
+        }
+    }
+
+    fn wait(&mut self) {
+        match self {
+            Process::Executed(child) => drop(child.wait()),
+            Process::Forked(pid) => while waitpid(*pid, None) == Err(nix::errno::Errno::EINTR) {},
+        }
+    }
+}
+
 /// A running monitor with a mapped user namespace.
 pub(crate) struct Helper {
-    process: Child,
+    process: Process,
     control: Option<Channel>,
     pub(crate) mapping: Mapping,
     /// How ids are mapped.
@@ -80,19 +136,26 @@ impl Helper {
         let program = PROGRAM.get().ok_or_else(|| {
             Error::bug("sandbox::init() was not called: it has to be the first thing in main()")
         })?;
-        let (mut control, theirs) = Channel::pair()?;
-        let mut process = Command::new(program)
-            .arg0(NAME)
-            .stdin(Stdio::from(theirs.into_socket()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .doing_to("starting the sandbox's monitor,", program)?;
+        let prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (mut process, mut control) = match prepared {
+            Some(prepared) => prepared,
+            None => {
+                let (control, theirs) = Channel::pair()?;
+                let child = Command::new(program)
+                    .arg0(NAME)
+                    .stdin(Stdio::from(theirs.into_socket()))
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .doing_to("starting the sandbox's monitor,", program)?;
+                (Process::Executed(child), control)
+            }
+        };
         match Helper::map(&mut control, process.id(), tier) {
             Ok(mapping) => Ok(Helper { process, control: Some(control), mapping, tier, degraded: None }),
             Err(error) => {
                 drop(control); // the monitor ends when it sees this
-                let _ = process.wait();
+                process.wait();
                 Err(error)
             }
         }
@@ -136,7 +199,7 @@ impl Helper {
     /// Lets the monitor end (if it has not been asked to, it cleans up first) and waits for that.
     pub(crate) fn end(&mut self) {
         self.control = None;
-        let _ = self.process.wait();
+        self.process.wait();
     }
 }
 

@@ -18,7 +18,7 @@
 //! | `diagnose` | what this machine can do, and how to mend what it cannot |
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
-//! | `monitor`, `fixups`, `capture`, `cgroup` | outside, as the namespace's root |
+//! | `monitor`, `capture`, `cgroup` | outside, as the namespace's root |
 //! | `supervisor`, `owners`, `acl`, `recorded` | outside, answering system calls of those inside; records of owners |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
@@ -56,7 +56,6 @@ mod diagnose;
 mod enforced;
 mod error;
 mod execute;
-mod fixups;
 mod helper;
 mod kernel;
 mod monitor;
@@ -81,10 +80,9 @@ pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
-pub use helper::{init, use_helper};
+pub use helper::{init, prepare, use_helper};
 pub use plan::{
-    Binfmt, Conditions, Fixup, Fixups, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work,
-    Writer, Writers,
+    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
 };
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};

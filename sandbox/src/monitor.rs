@@ -26,13 +26,12 @@ use nix::{
 };
 
 use crate::{
-    bytes::escape,
+    bytes::{c_string, escape},
     capture,
     cgroup::Group,
     child,
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
-    fixups,
     owners::{self, Links, Owner, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
@@ -232,9 +231,6 @@ impl Running {
 
     fn go(&mut self, commands: OwnedFd, end_of_life: OwnedFd, control: &Channel) -> Result<()> {
         let Start { plan, folder, tier } = &self.start;
-        if let Some(fixups) = &plan.fixups {
-            fixups::apply(fixups, *tier).map_err(|error| error.at(Step::Fixups))?;
-        }
         let (listing, links) = stored_listing(plan, *tier).map_err(|error| error.at(Step::WorkFolder))?;
         make_folders(plan, folder, listing.as_ref()).map_err(|error| error.at(Step::WorkFolder))?;
         let others = [control.as_fd(), commands.as_fd(), self._lifeline.as_fd()];
@@ -407,7 +403,7 @@ fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     chown(to, Some(metadata.uid()), Some(metadata.gid())).doing_to("changing the owner of", to)?;
     fs::set_permissions(to, Permissions::from_mode(metadata.mode() & 0o7777))
         .doing_to("changing the mode of", to)?;
-    let (from_name, to_name) = (fixups::c_string(from)?, fixups::c_string(to)?);
+    let (from_name, to_name) = (c_string(from)?, c_string(to)?);
     for name in xattr::names(Place::Path(&from_name)).doing_to("reading attributes of", from)? {
         // `security.*` other than capabilities is the host's business, and not settable here.
         let name_bytes = name.to_bytes();

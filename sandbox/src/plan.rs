@@ -28,10 +28,6 @@ pub struct Plan {
     pub view: Option<View>,
     /// Where changes go.
     pub work: Work,
-    /// Owners, modes and extended attributes that only the namespace's root can give. They are
-    /// applied to the layer's own files, once and for good, before anything is mounted.
-    #[serde(default)]
-    pub fixups: Option<Fixups>,
     /// How owners are handled; none: in the best way that this machine can.
     #[serde(default)]
     pub tier: Option<Tier>,
@@ -116,34 +112,6 @@ pub enum Work {
     /// What [`Session::keep`](crate::Session::keep) left here: the session goes on from it, changes
     /// it in place and leaves it there.
     Kept(#[serde(with = "crate::bytes")] PathBuf),
-}
-
-/// Metadata for files of one layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fixups {
-    /// The layer's folder.
-    #[serde(with = "crate::bytes")]
-    pub layer: PathBuf,
-    /// What to set. A file with hard links outside this list is refused: it might be an object of
-    /// a repository.
-    pub entries: Vec<Fixup>,
-}
-
-/// Metadata for one file, folder or link of a layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fixup {
-    /// The path below the layer's folder; symbolic links in it are not followed.
-    #[serde(with = "crate::bytes")]
-    pub path: Vec<u8>,
-    /// The owner.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// Permission bits with set-id and sticky; ignored for a symbolic link, which has none.
-    pub mode: u32,
-    /// Extended attributes to set beside those that are there. `security.capability` in version 2.
-    #[serde(with = "crate::bytes")]
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// One mount inside the sandbox.
@@ -273,7 +241,6 @@ impl Plan {
             layers: layers.into_iter().map(Layer::Folder).collect(),
             view: None,
             work: Work::Below(work.into()),
-            fixups: None,
             tier: None,
             hostname: "sandbox".to_owned(),
             uname: None,
@@ -326,9 +293,6 @@ impl fmt::Display for Plan {
         match &self.work {
             Work::Below(folder) => writeln!(f, "changes   in a new folder below {}", folder.display())?,
             Work::Kept(folder) => writeln!(f, "changes   go on in {}", folder.display())?,
-        }
-        if let Some(fixups) = &self.fixups {
-            writeln!(f, "fix-ups   {} in {}", fixups.entries.len(), fixups.layer.display())?;
         }
         writeln!(
             f,
@@ -383,16 +347,6 @@ mod tests {
             line: ":arm:M::\\x7f:\\xff:{interpreter}:F".into(),
             interpreter: "/q".into(),
         });
-        plan.fixups = Some(Fixups {
-            layer: "/b".into(),
-            entries: vec![Fixup {
-                path: b"bin/\xff".to_vec(),
-                uid: 0,
-                gid: 42,
-                mode: 0o2755,
-                xattrs: vec![(b"security.capability".to_vec(), vec![1, 0, 0, 2])],
-            }],
-        });
         plan
     }
 
@@ -408,7 +362,6 @@ mod tests {
         for line in [
             "layer     /a\u{e4}\nlayer     /b\nview      the first that works\n",
             "changes   in a new folder below /w\n",
-            "fix-ups   1 in /b\n",
             "mount     /run: in memory, mode 0755, with the view's folders\n",
             "binfmt    arm: /q\n",
             "limits    4096 processes\n",

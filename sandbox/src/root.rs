@@ -18,10 +18,9 @@ use nix::{
 
 use crate::{
     Kind,
-    bytes::escape,
+    bytes::{c_string, escape},
     enforced::Tier,
     error::{Doing, Result},
-    fixups::c_string,
     owners::RECORD,
     plan::{Mount, Plan, Source, Uname},
     stack::{Prepared, Stack, by_descriptor, mount_layers, open_path},

@@ -20,7 +20,7 @@ use crate::{
     enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
-    plan::{Fixups, Layer, Plan, Source, Stored, Work},
+    plan::{Layer, Plan, Source, Stored, Work},
     protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
     terminal::Foreground,
     work::{self, WorkFolder},
@@ -373,9 +373,8 @@ fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
         Source::Memory { .. } => None,
     });
     let (Work::Below(work) | Work::Kept(work)) = &mut plan.work;
-    let fixups = plan.fixups.iter_mut().map(|Fixups { layer, .. }| layer);
     let interpreters = plan.binfmt.iter_mut().map(|binfmt| &mut binfmt.interpreter);
-    for path in layers.chain(sources).chain([work]).chain(fixups).chain(interpreters) {
+    for path in layers.chain(sources).chain([work]).chain(interpreters) {
         *path = absolute(&path).doing_to("finding", path).map_err(|error| error.of_kind(Kind::Plan))?;
     }
     Ok(plan)

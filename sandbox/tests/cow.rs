@@ -19,7 +19,7 @@ use std::{
 
 use namespace::inside;
 use nix::{
-    libc::{O_TRUNC, S_IFCHR, S_IFDIR, S_IFMT},
+    libc::{O_TRUNC, S_IFCHR, S_IFDIR, S_IFMT, S_IFREG},
     mount::{MntFlags, umount2},
 };
 use rustix::fs::{
@@ -83,14 +83,16 @@ fn without_idle_marks(mut seen: BTreeMap<PathBuf, Seen>, source: &Path) -> BTree
     seen
 }
 
-/// Takes each name for a file of its own. Which names are one file the upper folders show; overlayfs
-/// itself may give a copied-up file's new link another inode number than its old name.
+/// Takes each name of what was copied up for a file of its own. Which of those are one file the upper
+/// folders show; overlayfs itself may give a copied-up file's new link another inode number than its old
+/// name. Of what was not, the first name is the first that is left.
 fn single_names(mut seen: BTreeMap<PathBuf, Seen>, upper: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut firsts: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for (path, one) in &mut seen {
-        one.first_name.clone_from(path);
-        if fs::symlink_metadata(upper.join(path)).is_err() {
-            one.links = 0;
-        }
+        let copied_up = fs::symlink_metadata(upper.join(path)).is_ok();
+        let first =
+            if copied_up { path } else { firsts.entry(one.first_name.clone()).or_insert(path.clone()) };
+        one.first_name.clone_from(first);
     }
     seen
 }
@@ -119,16 +121,18 @@ fn untouched_view_equals_its_source() {
         fs::create_dir(&source).unwrap();
         make_tree(&source);
         let merged = mount_cow(&source, &scratch.join("cow"));
-        let unlinked = |mut seen: BTreeMap<PathBuf, Seen>| {
-            for (path, one) in &mut seen {
-                // Each name of a hard-linked file is a file of its own here.
-                (one.links, one.first_name) = (0, path.clone());
-            }
-            seen.remove(Path::new(""));
+        let without_root = |mut seen: BTreeMap<PathBuf, Seen>| {
+            seen.remove(Path::new("")); // it is the upper folder's
             seen
         };
-        let expected = unlinked(see(&source, true));
-        assert_same(&expected, &unlinked(see(&merged, true)));
+        let expected = without_root(see(&source, true));
+        let linked = expected.values().filter(|one| one.links == 3 && one.mode & S_IFMT == S_IFREG).count();
+        assert_eq!(linked, 3, "the tree has a file with three names");
+        for _ in 0..2 {
+            assert_same(&expected, &without_root(see(&merged, true)));
+            let listed = "find usr etc -type f -printf '%n %M %p\\n' | sort | sha256sum";
+            assert_eq!(shell(&merged, listed), shell(&source, listed), "by way of readdir");
+        }
         assert_eq!(fs::read_dir(scratch.join("cow/upper")).unwrap().count(), 0, "reading changes nothing");
     });
 }
@@ -141,6 +145,12 @@ fn scripts_do_the_same_as_on_overlayfs() {
         make_tree(&source);
         let both = mount_both(&source, scratch);
         for script in [
+            "stat -c %h a-first-name usr/share/linked-too usr/lib/linked; ls -l a-first-name | cut -c1-13; test a-first-name -ef usr/lib/linked; find . -samefile usr/lib/linked | sort",
+            "mkdir c; cp -a a-first-name usr/share/linked-too usr/lib/linked c; stat -c %h c/*; cp -a usr c; stat -c %h c/usr/lib/linked; rm -r c",
+            "tar c a-first-name usr/share/linked-too usr/lib/linked | tar tv | sort",
+            "ln usr/lib/linked backup; stat -c %h backup usr/lib/linked a-first-name; test backup -ef usr/lib/linked; ! test backup -ef a-first-name; echo more >> backup; cat usr/lib/linked a-first-name",
+            "exec 3<>usr/share/linked-too; echo x >&3; cat usr/share/linked-too a-first-name; stat -c %h usr/share/linked-too a-first-name; stat -Lc %h /proc/self/fd/3; ls -l usr/share/linked-too a-first-name | cut -c1-13",
+            "ln -f a-first-name usr/share/linked-too; stat -c %h a-first-name usr/share/linked-too; test a-first-name -ef usr/share/linked-too; mv usr/share/linked-too usr/share/moved; stat -c %h usr/share/moved; ln usr/share/moved usr/share/linked-too; rm usr/share/moved; stat -c %h a-first-name",
             "echo new > etc/new; cat etc/new; stat -c %a:%s etc/new",
             "echo more >> etc/shadow; stat -c %a:%u:%g:%s etc/shadow; cat etc/shadow",
             "rm etc/empty; test ! -e etc/empty; ls etc | LC_ALL=C sort",

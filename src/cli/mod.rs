@@ -22,6 +22,7 @@ mod program;
 mod run;
 mod signals;
 mod stage_two;
+mod verify;
 
 use std::{panic, process::ExitCode, sync::Arc};
 
@@ -55,6 +56,9 @@ fn start() -> u8 {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
+    if matches!(arguments.verb, Verb::Configure(_) | Verb::Run(_)) {
+        crate::pipeline::prepare_sandbox(); // before there are threads
+    }
     let output = Arc::new(Output::new(arguments.output_options()));
     let result = signals::install(&output).and_then(|stop| {
         let program = Program { global: &arguments.global, output: &output, stop };
@@ -87,6 +91,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Configure(arguments) => configure::run(program, arguments),
         Verb::Build(arguments) => build::run(program, arguments),
         Verb::Run(arguments) => run::run(program, arguments),
+        Verb::Verify(arguments) => verify::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
         Verb::Doctor => doctor::run(program),

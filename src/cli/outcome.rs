@@ -19,6 +19,10 @@ pub(super) enum Outcome<'a> {
     Composed { image: &'a str, commit: Sha256 },
     /// `configure` or `build` finished an image.
     Committed { image: &'a str, commit: Sha256 },
+    /// `verify` made the same image again.
+    Verified { image: &'a str, commit: Sha256 },
+    /// A path of an image that `verify` found to come out otherwise.
+    Disparity { image: &'a str, sign: char, path: &'a str, writers: &'a [String] },
     /// `lock --why`: a step a line.
     Why { image: &'a str, package: &'a str, chain: Vec<String> },
     /// One line of `diff`.
@@ -58,8 +62,19 @@ impl<'a> Outcome<'a> {
     /// What people and scripts read without `--json`.
     pub(super) fn text(&self) -> Text {
         match self {
-            Outcome::Composed { image, commit } | Outcome::Committed { image, commit } => {
-                Text::Data(format!("{image} {commit}"))
+            Outcome::Composed { image, commit }
+            | Outcome::Committed { image, commit }
+            | Outcome::Verified { image, commit } => Text::Data(format!("{image} {commit}")),
+            Outcome::Disparity { sign, path, writers, .. } => {
+                // The last ones are most likely to have made what is there; --json has all.
+                const MOST: usize = 3;
+                let (earlier, last) = writers.split_at(writers.len().saturating_sub(MOST));
+                let mut lines = vec![format!("{sign} /{path}")];
+                if !earlier.is_empty() {
+                    lines.push(format!("    written {} times before, and then", earlier.len()));
+                }
+                lines.extend(last.iter().map(|writer| format!("    written by {writer}")));
+                Text::Data(lines.join("\n"))
             }
             Outcome::Why { chain, .. } => Text::Data(chain.join("\n")),
             Outcome::Difference { text } => Text::Data(text.clone()),

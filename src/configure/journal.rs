@@ -24,7 +24,8 @@ impl Journal {
     /// Starts the log of an image below `folder`; the one before it is overwritten.
     pub(super) fn create(folder: &Path, image: &str) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-        let path = folder.join(format!("{image}.log"));
+        // That of a second run has a slash in its name.
+        let path = folder.join(format!("{}.log", image.replace('/', "~")));
         // A new file, not the old one emptied: another run may still be writing that.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -17,6 +17,7 @@ mod order;
 mod requirements;
 mod run;
 mod status_fd;
+mod trial;
 
 use std::{
     fs::File,
@@ -31,6 +32,7 @@ use sandbox::Session;
 pub use acceleration::Acceleration;
 pub use environment::{Base, Changes, Emulator};
 pub use requirements::{AccelerationWish, Requirements};
+pub use trial::Trial;
 
 use crate::{
     Context, Error, Result,
@@ -72,6 +74,8 @@ pub struct Inputs<'a> {
     pub logs: PathBuf,
     /// Where the upper layer of a failed run is kept, for `treestrap run --failed`.
     pub kept: PathBuf,
+    /// Whether it is a second run, to see whether it comes out the same.
+    pub trial: Option<&'a Trial>,
     /// Whether the plan is reported.
     pub debug: bool,
 }
@@ -99,7 +103,11 @@ pub fn configure(
         reporter.detail(image, plan.describe());
     }
     let started = Instant::now();
-    let session = Session::start(&plan).context("starting the sandbox")?;
+    let session = match inputs.trial {
+        Some(trial) => trial.start(&mut plan),
+        None => Session::start(&plan),
+    };
+    let session = session.context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
     let (mut session, packages) = run_scripts(session, plan, inputs, reporter, stop)?;
@@ -235,6 +243,9 @@ pub fn run(
 /// Keeps what a failed run left, and says how to look at it.
 fn keep_failed(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
     let image = &inputs.composed.image;
+    if inputs.trial.is_some() {
+        return error;
+    }
     match keep(session, inputs) {
         Ok(()) => {
             error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))

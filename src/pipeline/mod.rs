@@ -6,6 +6,7 @@
 //! | `pool` | `fetch`: debs into the repository |
 //! | `stage_two` | `configure`, `run` |
 //! | `build` | `build` |
+//! | `verify` | `verify` |
 //! | `comparison` | `diff` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
@@ -19,6 +20,7 @@ mod locks;
 mod pool;
 mod stage_two;
 mod tools;
+mod verify;
 
 use std::{
     fs::File,
@@ -96,7 +98,8 @@ pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
 pub use pool::fetch;
-pub use stage_two::{configure, run};
+pub use stage_two::{configure, prepare_sandbox, run};
+pub use verify::{Disparity, Verified, verify};
 
 pub use crate::artefacts::StageTwo;
 
@@ -145,6 +148,11 @@ pub fn export(session: &Session<'_>, image: &str, to: &ExportTo) -> Result<()> {
 /// The error for an image that has no configured commit.
 fn not_built(image: &str) -> Error {
     Error::input(format!("{image}: not in the repository")).hint(format!("treestrap build {image}"))
+}
+
+/// An image's name as that of a file: that of a second run of one has a slash.
+fn file_name(image: &str) -> String {
+    image.replace('/', "~")
 }
 
 /// A writer that fails when the user wants to stop.
@@ -222,9 +230,16 @@ impl Session<'_> {
         self.repo.join(store::PRIVATE_FOLDER).join("work")
     }
 
+    /// The same folder, which is made if it is missing.
+    fn work_made(&self) -> Result<PathBuf> {
+        let work = self.work();
+        std::fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
+        Ok(work)
+    }
+
     /// What a failed stage 2 of an image left.
     fn kept(&self, image: &str) -> PathBuf {
-        self.repo.join(store::PRIVATE_FOLDER).join("failed").join(image)
+        self.repo.join(store::PRIVATE_FOLDER).join("failed").join(file_name(image))
     }
 
     /// The folder of logs: images of several repositories may have one name.

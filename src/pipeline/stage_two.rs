@@ -10,7 +10,7 @@ use crate::{
     artefacts::{Committed, Composed, Configured, Image, Metadata, Preseed},
     commit::Adopter,
     compose,
-    configure::{self, Acceleration, Adopt, Base, Changes, Requirements},
+    configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
     digest::Sha256,
     report::Stage,
     store::{Store, records::configured_reference},
@@ -21,6 +21,12 @@ const STAGE_TWO_KEY: &str = "treestrap.stage-two";
 
 /// What `run` runs if nothing is named: bash where there is one.
 const SHELL: [&str; 3] = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -l; fi; exec /bin/sh"];
+
+/// Starts on a sandbox that will be needed: worth it for a verb that does little else. Must come before
+/// this process has threads, or it does nothing.
+pub fn prepare_sandbox() {
+    sandbox::prepare();
+}
 
 /// Stage 2.
 pub fn configure(session: &Session<'_>, image: &Image, options: &StageTwo) -> Result<Committed> {
@@ -39,6 +45,17 @@ pub(super) fn configure_composed(
     options: &StageTwo,
     composed: &Composed,
 ) -> Result<Committed> {
+    run_stage_two(session, image, options, composed, None).map(|(committed, _)| committed)
+}
+
+/// The same, perhaps to see whether it comes out the same again.
+pub(super) fn run_stage_two(
+    session: &Session<'_>,
+    image: &Image,
+    options: &StageTwo,
+    composed: &Composed,
+    trial: Option<&Trial>,
+) -> Result<(Committed, Configured)> {
     let name = &image.request.image;
     let requirements = Requirements::new(options)?;
     let preseed = read_preseed(image)?;
@@ -61,6 +78,7 @@ pub(super) fn configure_composed(
             requirements: &requirements,
             logs: session.logs(),
             kept: session.kept(name),
+            trial,
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
@@ -83,7 +101,7 @@ pub(super) fn configure_composed(
             session.reporter.warn(name, format!("{what} could not be removed: {error}"));
         }
     }
-    Ok(committed)
+    Ok((committed, configured))
 }
 
 /// The finished image, if it was made from this composed tree and nothing else changed.

@@ -133,6 +133,20 @@ impl Store {
         }
     }
 
+    /// Removes refs, as far as they are there.
+    ///
+    /// # Errors
+    /// If the repository cannot be written to.
+    pub fn remove_references(&self, references: &[String]) -> Result<()> {
+        let transaction = self.transaction()?;
+        for reference in references {
+            if self.resolve(reference)?.is_some() {
+                transaction.remove_reference(reference);
+            }
+        }
+        transaction.commit()
+    }
+
     /// As [`Store::resolve`], with an error for a ref that is not there.
     ///
     /// # Errors

@@ -65,6 +65,11 @@ impl Transaction {
         self.repo.transaction_set_ref(None, reference, Some(&commit.to_string()));
     }
 
+    /// Lets a ref, whether it is there or not, be gone once the transaction is committed.
+    pub fn remove_reference(&self, reference: &str) {
+        self.repo.transaction_set_ref(None, reference, None);
+    }
+
     /// Writes a regular file of exactly `size` bytes.
     ///
     /// # Errors

@@ -371,3 +371,45 @@ fn what_identifies_a_device_is_made_by_the_device() {
     }
     assert_ne!(tiny.fixture.cat("tiny", "/etc/machine-id"), "");
 }
+
+#[test]
+fn verify_names_what_differs_and_who_wrote_it() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let text = r#"
+Package: steady
+script postinst
+    echo same >/etc/steady
+    chown 7:8 /etc/steady
+
+Package: fickle
+script postinst
+    echo same >/etc/same
+    date +%s%N >/etc/fickle.new
+    mv /etc/fickle.new /etc/fickle
+    echo $$ >/etc/process
+"#;
+    let tiny = Miniature::new(Account::Subordinate, text, &["steady"]);
+    tiny.fixture.treestrap(&["lock"]).ok();
+    tiny.fixture.treestrap(&["verify"]).exits(1).says(&["there is no image", "treestrap build tiny"]);
+    let built = tiny.fixture.treestrap(&["build"]).ok().stdout;
+    let verified = tiny.fixture.treestrap(&["verify"]).ok().says(&["the same again: tier single"]);
+    assert_eq!(verified.stdout, built);
+    assert!(!tiny.fixture.refs().iter().any(|name| name.contains("again")), "{:?}", tiny.fixture.refs());
+
+    let tiny = Miniature::new(Account::Subordinate, text, &["steady", "fickle"]);
+    tiny.fixture.treestrap(&["build"]).ok();
+    let outcome = tiny.fixture.treestrap(&["verify"]).exits(1).says(&["2 paths differ", "tiny/again"]);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines[0], "~ /etc/fickle");
+    assert_eq!(lines[1], "    written by mv /etc/fickle.new /etc/fickle (fickle)");
+    assert_eq!(lines[2], "~ /etc/process");
+    assert!(
+        lines[3].starts_with("    written by ") && lines[3].ends_with("postinst configure (fickle)"),
+        "{lines:?}"
+    );
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    let json = tiny.fixture.treestrap(&["verify", "--json"]).exits(1).stdout;
+    assert!(json.contains(r#""event":"disparity","image":"tiny","sign":"~","path":"etc/fickle""#), "{json}");
+    tiny.fixture.treestrap(&["diff", "tiny", "tiny/again"]).ok().says(&[]);
+    tiny.fixture.fsck();
+}

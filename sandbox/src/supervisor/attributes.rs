@@ -161,8 +161,8 @@ fn give(bytes: &[u8], address_at: usize, caller: &Caller<'_>) -> nix::Result<Ans
 
 /// What a new file or folder gets from its folder's recorded list, whose `mode` it was made with.
 pub(super) fn inherit(parent: &OwnedFd, made: &OwnedFd, mode: Mode) -> nix::Result<()> {
-    let default = acl::record_of(b"system.posix_acl_default").ok_or(Errno::EINVAL)?;
-    let access = acl::record_of(b"system.posix_acl_access").ok_or(Errno::EINVAL)?;
+    let default = acl::record_of(acl::DEFAULT).ok_or(Errno::EINVAL)?;
+    let access = acl::record_of(acl::ACCESS).ok_or(Errno::EINVAL)?;
     let Some(value) = xattr::get(Place::Followed(&own_name(parent)), default)? else { return Ok(()) };
     let Some(acl) = Acl::decode(&value) else { return Ok(()) };
     let stat = fstat(made)?;
@@ -173,15 +173,15 @@ pub(super) fn inherit(parent: &OwnedFd, made: &OwnedFd, mode: Mode) -> nix::Resu
     if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
         xattr::set(Place::Followed(&place), default, &value)?;
     }
-    let acl = acl.with_mode(acl.mode() & mode.bits());
-    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7000 | acl.mode());
+    let (permissions, list) = acl.for_new_file(mode.bits() & 0o777);
+    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7000 | permissions);
     fchmodat(AT_FDCWD, place.as_c_str(), mode, FchmodatFlags::FollowSymlink)?;
-    xattr::set(Place::Followed(&place), access, &acl.encode())
+    list.map_or(Ok(()), |list| xattr::set(Place::Followed(&place), access, &list.encode()))
 }
 
 /// Whether new files in a folder get a recorded list.
 pub(super) fn has_default(parent: &OwnedFd) -> bool {
-    let default = acl::record_of(b"system.posix_acl_default");
+    let default = acl::record_of(acl::DEFAULT);
     let value = default.map(|record| xattr::get(Place::Followed(&own_name(parent)), record));
     matches!(value, Some(Ok(Some(_))))
 }

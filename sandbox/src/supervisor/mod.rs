@@ -220,9 +220,7 @@ fn links_with_owners(start: &Start, stored: Links) -> Result<Links> {
         let kept: Vec<Remembered> = serde_json::from_slice(&text).map_err(Error::bug)?;
         return Ok(kept.into_iter().map(|file| (file.path, file.owner)).collect());
     }
-    let fixups = start.plan.fixups.iter().flat_map(|fixups| &fixups.entries);
-    let owned = fixups.map(|fixup| (fixup.path.clone(), Owner { uid: fixup.uid, gid: fixup.gid }));
-    Ok(owned.filter(|(_, owner)| *owner != Owner::ROOT).chain(stored).collect())
+    Ok(stored)
 }
 
 /// What is left: what those inside can have, to do for them what they asked for, and what it takes to

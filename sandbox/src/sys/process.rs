@@ -2,7 +2,7 @@
 
 use std::{
     ffi::CString,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
 
@@ -18,11 +18,11 @@ pub(crate) enum Fork {
     Parent(i32),
 }
 
-/// fork(2). Only for the re-executed, single-threaded helper (see [`crate::init`]): with other
-/// threads the child could meet a lock that nobody will ever open.
+/// fork(2). Only for the single-threaded helper (see [`crate::init`]), and for a process that has looked
+/// that it has one thread: with others the child could meet a lock that nobody will ever open.
 pub(crate) fn fork() -> nix::Result<Fork> {
-    // SAFETY: the helper has one thread, from its start in init() on; so the child's memory is
-    // consistent and it may do whatever the parent may.
+    // SAFETY: the process has one thread (the helper from its start in init() on), so the child's memory
+    // is consistent and it may do whatever the parent may.
     match check(unsafe { libc::fork() }.into())? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as i32)),
@@ -169,6 +169,17 @@ pub(crate) fn close_on_exec_except(keep: &[RawFd]) -> nix::Result<()> {
     for &fd in keep {
         // SAFETY: changes a flag of one descriptor.
         check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into())?;
+    }
+    Ok(())
+}
+
+/// Gives a forked child the descriptors of a helper that was executed: its control socket, and nothing to
+/// write to.
+pub(crate) fn become_helper(control: BorrowedFd<'_>) -> nix::Result<()> {
+    let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
+    for (source, target) in [(control, 0), (null.as_fd(), 1), (null.as_fd(), 2)] {
+        // SAFETY: this process never uses std's standard streams, which alone own these numbers.
+        check(unsafe { libc::dup2(source.as_raw_fd(), target) }.into())?;
     }
     Ok(())
 }

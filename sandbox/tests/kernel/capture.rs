@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
 };
 
-use sandbox::{Entry, Fixup, Fixups, Metadata, Plan, Session};
+use sandbox::{Entry, Metadata, Session};
 
 use crate::support::{Test, Tree, changes, now, output};
 
@@ -21,7 +21,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("capture::stopped_by_the_caller", &["userns"], stopped_by_the_caller),
     ("capture::marked_whiteouts", &["userns"], marked_whiteouts),
     ("capture::layers_on_layers", &["userns"], layers_on_layers),
-    ("capture::fixups", &["userns"], fixups),
 ];
 
 fn metadata(entry: &Entry) -> &Metadata {
@@ -265,54 +264,4 @@ fn layers_on_layers() {
     let all = changes(&mut session);
     let paths: Vec<_> = all.iter().map(|(change, _)| String::from_utf8_lossy(&change.path)).collect();
     assert_eq!(paths, ["", "etc", "etc/x"], "what is interposed is no change");
-}
-
-fn fixups() {
-    let tree = Tree::new();
-    tree.write("usr/su", "set-id\n"); // hidden by the mount, and still to be changed
-    tree.write("var/object", "of a repository\n");
-    fs::hard_link(tree.base().join("var/object"), tree.path().join("repository")).expect("linked");
-    let fixup = |path: &str, uid, gid, mode| Fixup { path: path.into(), uid, gid, mode, xattrs: Vec::new() };
-    let mut plan = tree.folder_plan();
-    let start = |plan: &mut Plan, entries| {
-        plan.fixups = Some(Fixups { layer: tree.base(), entries });
-        Session::start(plan)
-    };
-    let mut capable = fixup("etc/old", 0, 0, 0o755);
-    capable.xattrs.push((
-        b"security.capability".to_vec(),
-        [0x0200_0001u32, 1 << 13, 0, 0, 0].map(u32::to_le_bytes).concat(),
-    ));
-    let entries = vec![
-        fixup("usr/su", 0, 5, 0o4750),
-        fixup("var/lib", 33, 33, 0o2775),
-        fixup("bin", 33, 33, 0),
-        capable,
-    ];
-    for _ in 0..2 {
-        let mut session = start(&mut plan, entries.clone()).expect("applied, and again");
-        let text = output(
-            &mut session,
-            "stat -c '%u:%g %a %n' /var/lib /etc/old; stat -c '%u:%g %F' /bin; touch /etc/old",
-        );
-        assert_eq!(text, "33:33 2775 /var/lib\n0:0 755 /etc/old\n33:33 symbolic link");
-        let all = changes(&mut session);
-        assert_eq!(metadata(now(&all, "etc/old")).xattrs.len(), 1, "the capability is there");
-    }
-    for (path, part) in [
-        ("var/object", "other hard links"),
-        ("bin/x", "Too many symbolic links"),
-        ("no/such", "No such file"),
-        ("../secret", "Cross-device"),
-    ] {
-        let Err(error) = start(&mut plan, vec![fixup(path, 0, 0, 0o600)]) else {
-            panic!("{path} was changed")
-        };
-        assert!(error.to_string().contains(part), "{path}: {error}");
-        assert_eq!(error.kind(), sandbox::Kind::Plan, "{error}");
-    }
-    let object = fs::metadata(tree.path().join("repository")).expect("there");
-    assert_eq!(object.mode() & 0o777, 0o644, "untouched");
-    sandbox::remove_tree(&tree.base()).expect("removed, the files of others too");
-    assert!(!tree.base().exists());
 }

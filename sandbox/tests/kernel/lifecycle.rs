@@ -26,7 +26,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::sweeps_beside_ending_sessions", &["userns"], sweeps_beside_ending_sessions),
     ("lifecycle::two_at_once", &["userns"], two_at_once),
     ("lifecycle::a_shell_on_a_terminal", &["userns"], a_shell_on_a_terminal),
-    ("lifecycle::diagnosed", &["userns", "binfmt"], diagnosed),
     ("lifecycle::start_is_quick_enough_to_be_said", &["userns"], start_is_quick_enough_to_be_said),
 ];
 
@@ -364,65 +363,4 @@ fn start_is_quick_enough_to_be_said() {
         best = best.min(started.elapsed());
     }
     println!("      from nothing to the end of `true`: {:.1} ms", best.as_secs_f64() * 1e3);
-}
-
-/// What the doctor says here, and where something is missing. Each situation is made for real.
-fn diagnosed() {
-    use sandbox::{Finding, Severity};
-    let tree = Tree::new();
-    let program = fs::read_link("/proc/self/exe").expect("a path");
-    let diagnose = |around: &[&str]| -> Vec<Finding> {
-        let (first, rest) = around.split_first().expect("something around it");
-        let output = Host::new(first)
-            .args(rest)
-            .arg(&program)
-            .args(["--role=diagnose", "-"])
-            .arg(tree.work())
-            .output()
-            .expect("it starts");
-        assert!(output.status.success(), "{around:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("findings")
-    };
-    let worst = |findings: &[Finding], severity| -> Vec<(String, String)> {
-        let matching = findings.iter().filter(|finding| finding.severity == severity);
-        matching
-            .map(|finding| (finding.subject.clone(), format!("{}: {:?}", finding.message, finding.remedy)))
-            .collect()
-    };
-    let here = diagnose(&["env"]);
-    assert!(worst(&here, Severity::Fatal).is_empty(), "{here:?}");
-    assert!(
-        here.iter().any(|finding| finding.subject == "binfmt" && finding.severity == Severity::Fine),
-        "{here:?}"
-    );
-    let root = nix::unistd::geteuid().is_root();
-    let mut situations = vec![
-        // One id only, as in a container without ranges.
-        (vec!["unshare", "-Ur"], Severity::Degraded, "subordinate-ids", "too few ids"),
-        (
-            vec![
-                "unshare",
-                "-Ur",
-                "sh",
-                "-c",
-                "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"",
-                "sh",
-            ],
-            Severity::Fatal,
-            "user-namespaces",
-            "max_user_namespaces is 0",
-        ),
-    ];
-    if !root {
-        let setpriv = vec!["setpriv", "--no-new-privs"];
-        situations.push((setpriv, Severity::Degraded, "user-namespaces", "no_new_privs is set"));
-        let no_tools = vec!["env", "PATH=/no/such"];
-        situations.push((no_tools, Severity::Degraded, "uidmap-tools", "apt-get install uidmap"));
-    }
-    for (around, severity, subject, part) in situations {
-        let findings = worst(&diagnose(&around), severity);
-        let found = findings.iter().any(|(about, message)| about == subject && message.contains(part));
-        assert!(found, "{around:?}: {findings:?}");
-    }
-    assert!(tree.sessions().is_empty());
 }

@@ -12,6 +12,7 @@
 mod calls;
 mod capture;
 mod commands;
+mod doctor;
 mod escape;
 mod foreign;
 mod lifecycle;
@@ -39,6 +40,6 @@ fn main() -> ExitCode {
             escape::TESTS,
             lifecycle::TESTS,
         ],
-        &[views::TESTS, foreign::TESTS],
+        &[doctor::TESTS, views::TESTS, foreign::TESTS],
     )
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use sandbox::{
-    Change, Command, Entry, Fixup, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
+    Change, Command, Entry, Layer, Mount, Plan, Session, Source, Status, Stdio, Stored, View,
     view::{self, ListingBuilder, ROOT, list_folder},
 };
 use tempfile::TempDir;
@@ -117,6 +117,9 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
     }
     if let Some(why) = crate::foreign::no_binfmt() {
         missing.push(("binfmt", why));
+    }
+    if let Some(why) = crate::doctor::no_apparmor() {
+        missing.push(("apparmor", why));
     }
     if let Some(why) = crate::foreign::no_archive() {
         missing.push(("archive", why));
@@ -264,8 +267,16 @@ pub(crate) fn stored(folder: &Path) -> Layer {
     stored_with(folder, &[])
 }
 
+/// The metadata of one path of a stored tree.
+pub(crate) struct Given {
+    pub(crate) path: &'static str,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+}
+
 /// The same with other metadata for some of the paths.
-pub(crate) fn stored_with(folder: &Path, fixups: &[Fixup]) -> Layer {
+pub(crate) fn stored_with(folder: &Path, given: &[Given]) -> Layer {
     let listing = list_folder(folder).expect("a listing");
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let metadata = |inode, path: &[u8]| {
@@ -276,12 +287,11 @@ pub(crate) fn stored_with(folder: &Path, fixups: &[Fixup]) -> Layer {
             true
         });
         let own = |id, own| if id == own { 0 } else { id };
-        let fixup = fixups.iter().find(|fixup| fixup.path == path);
-        xattrs.extend(fixup.into_iter().flat_map(|fixup| fixup.xattrs.clone()));
+        let given = given.iter().find(|given| given.path.as_bytes() == path);
         sandbox::view::Metadata {
-            uid: fixup.map_or(own(node.uid, uid), |fixup| fixup.uid),
-            gid: fixup.map_or(own(node.gid, gid), |fixup| fixup.gid),
-            mode: fixup.map_or(node.permissions.into(), |fixup| fixup.mode),
+            uid: given.map_or(own(node.uid, uid), |given| given.uid),
+            gid: given.map_or(own(node.gid, gid), |given| given.gid),
+            mode: given.map_or(node.permissions.into(), |given| given.mode),
             modified: node.modified,
             modified_nanoseconds: node.modified_nanoseconds,
             xattrs,

@@ -1,8 +1,11 @@
 //! Which node is what: the tree below, the upper folder above, and copying up from one to the other.
 //!
-//! Inode numbers: [`ROOT`]; entry number of the tree + 2; behind those what is in the upper folder alone.
-//! All are small: 32-bit programs without large file support cannot stat(2) larger ones. A file of the tree with several names is several files here, as under
-//! overlayfs, where changing one name's file leaves the others as they are.
+//! Node numbers: [`ROOT`]; entry number of the tree + 2; behind those the numbers that several names of
+//! one file of the tree show together; then what is in the upper folder alone. All are small: 32-bit
+//! programs without large file support cannot stat(2) larger ones.
+//!
+//! A file of the tree with several names is a node for each, since a change to one name's file leaves
+//! the others as they are, as under overlayfs. Until then they show one inode number and all their links.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,10 +32,8 @@ use super::super::{
     Owners,
     tree::{Kind, ROOT, Tree},
 };
-use super::{
-    acl,
-    upper::{self, Child, Upper},
-};
+use super::upper::{self, Child, Upper};
+use crate::acl::{self, Acl};
 
 /// Inode numbers 0 and 1 have their own meaning.
 const FIRST_ENTRY: u64 = 2;
@@ -81,7 +82,7 @@ impl<T: Tree> Layers<T> {
         let lower = if upper::is_opaque(folder.as_fd())? { None } else { Some(ROOT) };
         let root = Known { upper: Some(Arc::new(folder)), lower, nameless: false, lookups: 1 };
         let nodes = HashMap::from([(ROOT, root)]);
-        let next = u64::from(tree.entry_count()) + FIRST_ENTRY;
+        let next = u64::from(tree.entry_count()) + FIRST_ENTRY + tree.node_count();
         Ok(Layers { tree, upper, owners, nodes, by_upper: HashMap::new(), next })
     }
 
@@ -97,6 +98,20 @@ impl<T: Tree> Layers<T> {
         }
         let entry = Self::entry_number(id).and_then(|number| self.tree.entry(number));
         entry.map(|entry| Located { upper: None, lower: Some(entry.inode) }).ok_or(Errno::ESTALE)
+    }
+
+    /// The inode number that a node shows together with other names of the same file of the tree; none if
+    /// it has no others, or is no longer that file.
+    pub(super) fn shared_number(&self, id: u64) -> Option<u64> {
+        let located = self.locate(id).ok()?;
+        let inode = located.lower.filter(|_| located.upper.is_none() && !self.is_nameless(id))?;
+        let node = self.tree.node(inode)?;
+        let is_shared = node.kind != Kind::Folder && node.links > 1;
+        is_shared.then_some(FIRST_ENTRY + u64::from(self.tree.entry_count()) + inode)
+    }
+
+    fn is_nameless(&self, id: u64) -> bool {
+        self.nodes.get(&id).is_some_and(|known| known.nameless)
     }
 
     /// The entry of this name in the lower folder that `folder` is merged with.
@@ -191,8 +206,7 @@ impl<T: Tree> Layers<T> {
             return Ok(fd);
         }
         let inode = located.lower.ok_or(Errno::ESTALE)?;
-        let nameless = self.nodes.get(&id).is_some_and(|known| known.nameless);
-        let fd = if nameless {
+        let fd = if self.is_nameless(id) {
             let fd = self.upper.nameless()?;
             self.fill(inode, fd.as_fd(), empty)?;
             fd
@@ -289,21 +303,21 @@ impl<T: Tree> Layers<T> {
         }
         let hides = self.lower_entry(&located, name).is_some();
         let is_link = mode & libc::S_IFMT == libc::S_IFLNK;
-        let default = if is_link { None } else { upper::attribute(above.as_fd(), acl::DEFAULT.to_bytes())? };
-        let created = default.as_deref().and_then(|default| acl::create(default, mode));
-        let created = created.unwrap_or(acl::Created { mode: mode & !umask, access: None });
+        let default = if is_link { None } else { upper::attribute(above.as_fd(), acl::DEFAULT)? };
+        let list = default.as_deref().and_then(Acl::decode);
+        let (mode, access) = list.map_or((mode & !umask, None), |list| list.for_new_file(mode));
         let ready = |fd: BorrowedFd<'_>| {
             if self.owners == Owners::Real {
                 upper::set_owner(fd, Some(owner.0), Some(group))?;
             }
-            if let Some(access) = &created.access {
-                upper::set_attribute(fd, acl::ACCESS.to_bytes(), access, 0)?;
+            if let Some(access) = &access {
+                upper::set_attribute(fd, acl::ACCESS, &access.encode(), 0)?;
             }
             if let Some(default) = default.as_deref().filter(|_| is_new_folder) {
-                upper::set_attribute(fd, acl::DEFAULT.to_bytes(), default, 0)?;
+                upper::set_attribute(fd, acl::DEFAULT, default, 0)?;
             }
             if !is_link {
-                self.upper.set_mode(fd, created.mode)?;
+                self.upper.set_mode(fd, mode)?;
             }
             if is_new_folder && hides { upper::make_opaque(fd) } else { Ok(()) }
         };

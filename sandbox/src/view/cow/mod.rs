@@ -13,11 +13,15 @@
 //! Every name and attribute goes through this one mount, so the kernel caches them for good; only
 //! what the upper folder's own file system does by itself (times on writing) it is told again.
 //!
-//! What it does not have: device nodes, `O_TMPFILE` (which the protocol's library does not know), and locks
-//! or changes visible to anybody but through this mount. A file of the tree with several names shows as
-//! several files, so `cp -a` of them makes no links. Inode numbers are its own.
+//! What it does not have: device nodes, `O_TMPFILE` (a message that the protocol's library does not know,
+//! so the kernel says EOPNOTSUPP, as for any file system without; tmpfile(3) and its kin then make a named
+//! file), and locks or changes visible to anybody but through this mount. Inode numbers are its own.
+//!
+//! The names of a hard-linked file of the tree are nodes of their own for the kernel, since one can be
+//! changed without the others. They show one inode number all the same: to a lookup the protocol's
+//! library gives a node's number as its inode number, so that answer counts for no time, and the kernel
+//! asks for the attributes by themselves, which may say another.
 
-mod acl;
 mod layers;
 mod upper;
 
@@ -35,7 +39,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fuser::{
@@ -123,6 +127,11 @@ struct Cow<T> {
     kernel: Arc<OnceLock<Notifier>>,
 }
 
+/// How long the attributes count that come with a node's number: not at all where stat(2) shows another.
+fn validity<T: Tree>(layers: &Layers<T>, id: u64) -> Duration {
+    if layers.shared_number(id).is_some() { Duration::ZERO } else { FOREVER }
+}
+
 /// A reply's error.
 fn refusal(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno as i32)
@@ -163,8 +172,8 @@ impl<T: Tree> Cow<T> {
         let Some(fd) = located.upper else {
             let node = located.lower.and_then(|inode| self.tree.node(inode)).ok_or(Errno::EIO)?;
             let shown = attributes(id, &node, self.owners);
-            // Each name is a file of its own here.
-            return Ok(if node.kind == Kind::Folder { shown } else { FileAttr { nlink: 1, ..shown } });
+            let has_one_name = node.kind != Kind::Folder && layers.shared_number(id).is_none();
+            return Ok(if has_one_name { FileAttr { nlink: 1, ..shown } } else { shown });
         };
         let status = upper::status(fd.as_fd())?;
         let merged = located.lower.is_some();
@@ -188,6 +197,13 @@ impl<T: Tree> Cow<T> {
         })
     }
 
+    /// The same with the inode number that stat(2) shows.
+    fn status(&self, id: u64) -> nix::Result<FileAttr> {
+        let layers = self.layers();
+        let attributes = self.attributes(&layers, id)?;
+        Ok(FileAttr { ino: INodeNo(layers.shared_number(id).unwrap_or(id)), ..attributes })
+    }
+
     /// Answers with a node that the kernel then knows.
     fn enter(&self, layers: &mut Layers<T>, id: u64) -> nix::Result<FileAttr> {
         let attributes = self.attributes(layers, id)?;
@@ -195,13 +211,18 @@ impl<T: Tree> Cow<T> {
         Ok(attributes)
     }
 
-    fn find(&self, folder: u64, name: &[u8]) -> nix::Result<Option<FileAttr>> {
+    /// What has this name, and how long its attributes count.
+    fn find(&self, folder: u64, name: &[u8]) -> nix::Result<Option<(FileAttr, Duration)>> {
         if name.len() > libc::NAME_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
         let mut layers = self.layers();
         let found = layers.find(folder, name)?;
-        found.map(|found| self.enter(&mut layers, found.id)).transpose()
+        let entered = |found: layers::Found| {
+            let attributes = self.enter(&mut layers, found.id)?;
+            Ok((attributes, validity(&layers, found.id)))
+        };
+        found.map(entered).transpose()
     }
 
     /// Makes something, and answers with it.
@@ -429,7 +450,9 @@ impl<T: Tree> Filesystem for Cow<T> {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match or_refuse!(reply, self.find(parent.0, name.as_bytes())) {
-            Some(attributes) => reply.entry(&FOREVER, &attributes, Generation(0)),
+            Some((attributes, validity)) => {
+                reply.entry_with_ttls(&validity, &FOREVER, &attributes, Generation(0));
+            }
             None => readonly::reply_with_nothing(reply),
         }
     }
@@ -441,7 +464,7 @@ impl<T: Tree> Filesystem for Cow<T> {
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let attributes = or_refuse!(reply, self.attributes(&self.layers(), inode.0));
+        let attributes = or_refuse!(reply, self.status(inode.0));
         reply.attr(&FOREVER, &attributes);
     }
 
@@ -701,7 +724,8 @@ impl<T: Tree> Filesystem for Cow<T> {
             };
             let Some(attributes) = or_refuse!(reply, attributes) else { continue };
             let (id, name) = (attributes.ino, OsStr::from_bytes(name));
-            if reply.add(id, next, name, &FOREVER, &attributes, Generation(0)) {
+            let validity = if is_dots { FOREVER } else { validity(&layers, id.0) };
+            if reply.add(id, next, name, &validity, &attributes, Generation(0)) {
                 // It did not fit, so the kernel has not been told of it. Of the dots it never is.
                 if !is_dots {
                     layers.forget(id.0, 1);
