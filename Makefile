@@ -12,7 +12,8 @@ SECONDS ?= 60
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release/treestrap
 
-.PHONY: help setup setup-build setup-demo build demo test bench check equality fidelity install fuzz
+.PHONY: help setup setup-build setup-demo build demo test bench check equality fidelity fidelity-unpack \
+	install fuzz
 
 help:
 	@echo 'make demo       set up, build, make an ARMv7 image without root and look into it'
@@ -23,6 +24,7 @@ help:
 	@echo 'make bench      time each stage, beside other systems'
 	@echo 'make equality   foreign images with and without acceleration, compared; takes an hour'
 	@echo 'make fidelity   images beside what mmdebstrap makes of the same packages; takes an hour'
+	@echo 'make fidelity-unpack   real packages, composed and unpacked by dpkg, compared; as root, takes an hour'
 	@echo 'make fuzz       every parser of foreign bytes, SECONDS=$(SECONDS) each'
 	@echo 'make install    below $$DESTDIR$$PREFIX ($(DESTDIR)$(PREFIX))'
 
@@ -63,6 +65,10 @@ equality: setup build
 # As above, with mmdebstrap. docs/fidelity.md has what came out.
 fidelity: setup build
 	@tests/fidelity/run $(RELEASE) $(IMAGES)
+
+# Needs root, for owners, and the real archive; SETS names some of tests/fidelity/unpack.toml.
+fidelity-unpack: build
+	@tests/fidelity/unpack $(RELEASE) $(SETS)
 
 fuzz:
 	@fuzz/run.sh $(SECONDS)

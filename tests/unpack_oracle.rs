@@ -385,6 +385,250 @@ file ./usr/bin/b = b
 ",
     ),
     (
+        "a configuration file where the other has a plain one",
+        Outcome::Refused,
+        "
+Package: a
+file ./etc/x.conf = a
+
+Package: b
+conffile ./etc/x.conf = b
+",
+    ),
+    (
+        "a plain file where the other has a configuration file",
+        Outcome::Refused,
+        "
+Package: a
+conffile ./etc/x.conf = a
+
+Package: b
+file ./etc/x.conf = b
+",
+    ),
+    (
+        "a configuration file that takes over a plain one",
+        Outcome::Same,
+        "
+Package: a
+file ./etc/x.conf = a
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a
+conffile ./etc/x.conf = b
+",
+    ),
+    (
+        "a plain file that takes over a configuration file",
+        Outcome::Same,
+        "
+Package: a
+conffile ./etc/x.conf = a
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a
+file ./etc/x.conf = b
+",
+    ),
+    (
+        "a configuration file kept out by a plain one",
+        Outcome::Same,
+        "
+Package: a
+Replaces: b
+file ./etc/x.conf = a
+
+Package: b
+conffile ./etc/x.conf = b
+file ./usr/bin/b = b
+",
+    ),
+    (
+        "a plain file kept out by a configuration file",
+        Outcome::Same,
+        "
+Package: a
+Replaces: b
+conffile ./etc/x.conf = a
+
+Package: b
+file ./etc/x.conf = b
+file ./usr/bin/b = b
+",
+    ),
+    (
+        "a configuration file that is marked for removal, and one that is not shipped",
+        Outcome::Same,
+        "
+Package: a
+file ./etc/a.conf = a
+control conffiles
+    /etc/a.conf
+    remove-on-upgrade /etc/old.conf
+    /etc/never.conf
+
+Package: b
+conffile ./etc/old.conf = b
+",
+    ),
+    (
+        "three packages, one file, and who replaces whom",
+        Outcome::Same,
+        "
+Package: a
+file ./usr/bin/x = a
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a
+file ./usr/bin/x = b
+file ./usr/bin/b = b
+
+Package: c
+Replaces: a, b
+file ./usr/bin/x = c
+",
+    ),
+    (
+        "three packages, and the last one replaces only the first",
+        Outcome::Same,
+        "
+Package: a
+file ./usr/bin/x = a
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a, c
+file ./usr/bin/x = b
+
+Package: c
+Replaces: a
+file ./usr/bin/x = c
+file ./usr/bin/c = c
+",
+    ),
+    (
+        "a configuration file of three packages",
+        Outcome::Same,
+        "
+Package: a
+conffile ./etc/x.conf = a
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a
+conffile ./etc/x.conf = b
+file ./usr/bin/b = b
+
+Package: c
+Replaces: b, a
+conffile ./etc/x.conf = c
+",
+    ),
+    (
+        "a link takes over a file, and a file a link",
+        Outcome::Same,
+        "
+Package: a
+file ./usr/bin/x = a
+symlink ./usr/bin/y -> x
+symlink ./usr/bin/z -> dangling
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a
+symlink ./usr/bin/x -> a
+file ./usr/bin/y = b
+symlink ./usr/bin/z -> other
+",
+    ),
+    (
+        "hard links of which some are taken over",
+        Outcome::Same,
+        "
+Package: a
+file ./usr/bin/one = a
+link ./usr/bin/two -> ./usr/bin/one
+link ./usr/bin/three -> ./usr/bin/one
+file ./usr/bin/a = a
+
+Package: b
+Replaces: a
+file ./usr/bin/two = b
+link ./usr/bin/four -> ./usr/bin/two
+",
+    ),
+    (
+        "a folder that comes twice with other modes and owners",
+        Outcome::Same,
+        "
+Package: a
+bare
+folder ./ 755
+folder ./var 755
+folder ./var/x 2750 1:2
+file ./var/x/one = one
+folder ./var/x 700 3:4
+file ./var/x/two = two
+folder ./var/y 1777
+folder ./var 711
+",
+    ),
+    (
+        "triggers with dots, dashes and a plus, and one interest twice",
+        Outcome::Same,
+        "
+Package: a
+control triggers
+    interest-noawait php8.2-fpm.reload
+    interest-noawait libstdc++
+    interest /etc/x.d
+    interest /etc/x.d
+    interest-noawait /usr/lib/a.b/c
+
+Package: b
+control triggers
+    interest /etc/x.d
+    interest-await php8.2-fpm.reload
+    activate-await a.b
+",
+    ),
+    (
+        "names with spaces, and what is not ASCII",
+        Outcome::Same,
+        "
+Package: a
+Maintainer: Ümläut <u@mirror.example>
+Description: für alle
+file ./usr/share/a/ünïcode = a
+",
+    ),
+    (
+        "fields of all kinds, an empty one, and numbers of versions",
+        Outcome::Same,
+        "
+Package: a
+Version: 00:1.0
+Source: x (0:1.0)
+Section: 
+Package-Type: deb
+Conflicts: x (<< 0:3), y(>2)
+Breaks: z:any (= 1)
+Enhances: e
+Suggests: f | g
+Built-Using: h (= 1)
+Static-Built-Using: i (= 2)
+Protected: yes
+Important: yes
+Bugs: debbugs://mirror.example
+Origin: Nobody
+Installed-Size: 012
+file ./usr/bin/a = a
+",
+    ),
+    (
         "a folder where the other has a link to one",
         Outcome::Same,
         "
@@ -516,12 +760,17 @@ fn check(name: &str, outcome: Outcome, debs: &[Deb], foreign: &[&str]) {
 #[test]
 fn small_packages_come_out_as_dpkg_unpacks_them() {
     needs!(Tier::As(Account::Root), Tier::Apt, Tier::Ostree);
+    let mut failed = Vec::new();
     for (name, outcome, text) in CASES {
         let packages = Package::parse_all(text);
         let debs: Vec<Deb> =
             packages.iter().map(|package| Deb::read(package.build().bytes.to_vec())).collect();
-        check(name, *outcome, &debs, &[]);
+        // All that are wrong are worth seeing.
+        if std::panic::catch_unwind(|| check(name, *outcome, &debs, &[])).is_err() {
+            failed.push(name);
+        }
     }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

@@ -9,10 +9,10 @@
 //! finds that it diverted nothing and two packages want one path.
 //!
 //! Held are files that another package has as well, and files that the preinst names: to that script
-//! they would look as if they were another package's. Essential packages, and those of priority
-//! required, are spared the second: scripts cannot run without them.
+//! they would look as if they were another package's. Packages that are Essential or of priority required
+//! are spared the second, with all that they depend on: no script can run without them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Package,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     artefacts::{HeldFile, Rival},
-    debian::deb822,
+    debian::{deb822, relation},
     digest::Sha256,
     error::{Error, Result},
     store::Node,
@@ -73,12 +73,12 @@ impl Merge<'_> {
 
     /// Holds what preinst scripts name of their own packages, which they would take for another's.
     pub(super) fn hold_what_is_named(&mut self, order: &[usize]) -> Result<()> {
+        let base = base(self.packages)?;
         for &index in order {
             let package = &self.packages[index];
-            let Some(paths) = &package.record.diverts else { continue };
-            if package.essential || is_required(package) {
+            let Some(paths) = package.record.diverts.as_ref().filter(|_| !base.contains(&index)) else {
                 continue;
-            }
+            };
             for path in paths {
                 let is_conffile = package.record.conffiles.iter().any(|conffile| conffile.path == *path);
                 let real = self.real_path(path) + if is_conffile { NEW_CONFFILE } else { "" };
@@ -147,6 +147,39 @@ impl Merge<'_> {
         }
         Ok(None)
     }
+}
+
+/// The packages without which no script can run. Of alternatives, all count.
+fn base(packages: &[Package]) -> Result<HashSet<usize>> {
+    let mut by_name: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+    for (index, package) in packages.iter().enumerate() {
+        let mut names = names(package, "Provides")?;
+        names.push(package.record.name.clone().into_bytes());
+        for name in names {
+            by_name.entry(name).or_default().push(index);
+        }
+    }
+    let is_root = |&index: &usize| packages[index].essential || is_required(&packages[index]);
+    let mut queue: Vec<usize> = (0..packages.len()).filter(is_root).collect();
+    let mut base: HashSet<usize> = queue.iter().copied().collect();
+    while let Some(index) = queue.pop() {
+        for field in ["Pre-Depends", "Depends"] {
+            let wanted = names(&packages[index], field)?;
+            let found = wanted.iter().filter_map(|name| by_name.get(name)).flatten().copied();
+            queue.extend(found.filter(|&other| base.insert(other)));
+        }
+    }
+    Ok(base)
+}
+
+/// The names in a relation field.
+fn names(package: &Package, field: &str) -> Result<Vec<Vec<u8>>> {
+    let value = deb822::field(package.record.control.as_bytes(), field).unwrap_or_default();
+    let name = |relation: std::result::Result<relation::Relation<'_>, _>| match relation {
+        Ok(relation) => Ok(relation.name.to_vec()),
+        Err(error) => Err(Error::input(format!("{}: {field}: {error}", package.record.name))),
+    };
+    relation::alternatives(value).map(name).collect()
 }
 
 fn is_required(package: &Package) -> bool {

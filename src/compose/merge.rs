@@ -232,6 +232,13 @@ impl<'a> Merge<'a> {
             let Some(folder) = self.merged.root.folder(store, &step.real)? else {
                 return Err(Error::bug(format!("/{} went away while packages were merged", step.real)));
             };
+            if let Node::Object { checksum, .. } = node
+                && let Some(other) = other_kind(folder.entries(store)?, adding, &name, &path)
+                && !self.meet_other_kind(adding, (&step.real, &name), &path, checksum, &other)?
+            {
+                continue;
+            }
+            let Some(folder) = self.merged.root.folder(store, &step.real)? else { continue };
             let entries = folder.entries(store)?;
             let Some(there) = entries.get(&name) else {
                 entries.insert(name, node);
@@ -319,27 +326,90 @@ impl<'a> Merge<'a> {
             );
             return Err(Error::input(message));
         }
+        self.decide(adding, owner, listed, (conffile.is_some(), conffile.is_some()))
+    }
+
+    /// Whose a path is that two packages list, by what they say of each other. `conffiles`: whether it is
+    /// a configuration file of the one that was there first, and of the one that is added.
+    fn decide(
+        &mut self,
+        adding: &Adding<'_>,
+        owner: u32,
+        listed: &str,
+        conffiles: (bool, bool),
+    ) -> Result<Claim> {
+        let package = adding.package;
+        let other = self.package(owner).ok_or_else(|| Error::bug("a file of nobody was met"))?;
         let listed = listed.to_owned();
         if replaces(package, other)? {
-            if let Some(conffile) = conffile {
-                self.merged.obsolete.entry(owner).or_default().insert(conffile.to_owned());
+            if conffiles == (true, true) {
+                self.merged.obsolete.entry(owner).or_default().insert(listed.clone());
             }
             self.merged.lost.entry(owner).or_default().insert(listed);
-            Ok(Claim::Newcomer)
-        } else if replaces(other, package)? {
-            if let Some(conffile) = conffile {
-                self.merged.obsolete.entry(adding.mark).or_default().insert(conffile.to_owned());
+            return Ok(Claim::Newcomer);
+        }
+        if replaces(other, package)? {
+            if conffiles.1 {
+                self.merged.obsolete.entry(adding.mark).or_default().insert(listed.clone());
             }
             self.merged.refused.entry(adding.mark).or_default().insert(listed);
-            Ok(Claim::Incumbent)
-        } else {
-            // Whoever is more likely to divert the other's file is held.
-            match (may_divert(package, &listed), may_divert(other, &listed)) {
-                (None, None) => Err(self.conflict(owner, &listed, "and neither replaces the other")),
-                (newcomer, incumbent) if newcomer >= incumbent => Ok(Claim::HoldNewcomer),
-                _ => Ok(Claim::HoldIncumbent),
-            }
+            return Ok(Claim::Incumbent);
         }
+        // Whoever is more likely to divert the other's file is held.
+        match (may_divert(package, &listed), may_divert(other, &listed)) {
+            (None, None) => Err(self.conflict(owner, &listed, "and neither replaces the other")),
+            (newcomer, incumbent) if newcomer >= incumbent => Ok(Claim::HoldNewcomer),
+            _ => Ok(Claim::HoldIncumbent),
+        }
+    }
+
+    /// Decides about a path that is a configuration file of one package and a plain one of another: they
+    /// have different names in the tree. Gives whether the newcomer is to be added.
+    fn meet_other_kind(
+        &mut self,
+        adding: &mut Adding<'_>,
+        (folder, name): (&str, &str),
+        path: &str,
+        checksum: Sha256,
+        other: &str,
+    ) -> Result<bool> {
+        let store = self.store;
+        let there = join(folder, other);
+        let Some(Node::Object { checksum: old, mark }) = self.merged.root.find(store, &there)? else {
+            return Ok(true);
+        };
+        let (old, owner) = (*old, *mark);
+        let conffile = adding.conffiles.get(path).copied();
+        let listed = conffile.unwrap_or(path);
+        let is_other = |package: &Package| {
+            let conffiles = || package.record.conffiles.iter().map(|other| self.real_path(&other.path));
+            conffile.is_some() || conffiles().any(|other| other == join(folder, name))
+        };
+        if owner == adding.mark || !self.package(owner).is_some_and(is_other) {
+            return Ok(true);
+        }
+        let claim = self.decide(adding, owner, listed, (conffile.is_none(), conffile.is_some()))?;
+        // A plain file goes to its place by way of the name that configuration files have; the other
+        // way round, the old file stays until the new one is configured.
+        let removed = match claim {
+            Claim::Newcomer => conffile.is_none(),
+            Claim::HoldIncumbent => true,
+            Claim::Incumbent | Claim::HoldNewcomer => false,
+        };
+        if removed && let Some(folder) = self.merged.root.folder(store, folder)? {
+            folder.entries(store)?.remove(other);
+        }
+        match claim {
+            Claim::Newcomer => return Ok(true),
+            Claim::HoldIncumbent => {
+                self.hold(owner, &there, old)?;
+                return Ok(true);
+            }
+            Claim::HoldNewcomer => self.hold(adding.mark, &join(folder, name), checksum)?,
+            Claim::Incumbent => {}
+        }
+        adding.dropped.insert(join(folder, name));
+        Ok(false)
     }
 
     /// The package with a mark; none for nobody's.
@@ -454,6 +524,21 @@ fn replaces(package: &Package, other: &Package) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The name that a file has in a folder where it is a configuration file, for one that is none, and the
+/// other way round; if something has that name.
+fn other_kind(
+    entries: &BTreeMap<String, Node>,
+    adding: &Adding<'_>,
+    name: &str,
+    path: &str,
+) -> Option<String> {
+    let other = match adding.conffiles.contains_key(path) {
+        true => name.strip_suffix(NEW_CONFFILE)?.to_owned(),
+        false => format!("{name}{NEW_CONFFILE}"),
+    };
+    matches!(entries.get(&other), Some(Node::Object { .. })).then_some(other)
 }
 
 /// Whether a package's preinst may divert a path; if so, whether it names the file.

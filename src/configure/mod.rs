@@ -44,7 +44,7 @@ use crate::{
 
 /// What the result of stage 2 depends on beside its inputs: the rules of this module. Raised when a
 /// change of them makes another commit of the same packages.
-pub const RULES: u32 = 6;
+pub const RULES: u32 = 7;
 
 /// Takes the contents of changed files while the sandbox still has them.
 pub trait Adopt {
@@ -331,6 +331,11 @@ fn adopt_changes(
                     .file(&image_metadata(metadata), &mut content, size)
                     .with_context(|| format!("storing /{path}"))?;
                 TreeEntry::Object { checksum, hard_link }
+            }
+            sandbox::Entry::Symlink { target, .. }
+                if normalise::leads_to_dropped(inputs.identity, &change.path, &target) =>
+            {
+                return Ok(());
             }
             sandbox::Entry::Symlink { metadata, target } => {
                 let checksum = adopt

@@ -103,6 +103,22 @@ pub(super) fn keeps(policy: IdentityPolicy, change: &TreeChange) -> bool {
     change.now == TreeEntry::Absent || !matches!(rule(policy, &change.path), Some(Rule::Drop))
 }
 
+/// Whether a link that a script made leads to what the commit does not have: it goes with it
+/// (`/etc/ssl/certs/HASH.0` of a certificate, whose name follows from its content).
+pub(super) fn leads_to_dropped(policy: IdentityPolicy, path: &[u8], target: &[u8]) -> bool {
+    let parent = path.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
+    let from = if target.starts_with(b"/") { &b""[..] } else { parent };
+    let mut names = Vec::new();
+    for name in from.split(|&byte| byte == b'/').chain(target.split(|&byte| byte == b'/')) {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            _ => names.push(name),
+        }
+    }
+    matches!(rule(policy, &names.join(&b'/')), Some(Rule::Drop))
+}
+
 /// Glob match in which `*` stands for any bytes but `/`.
 pub(super) fn matches(pattern: &[u8], path: &[u8]) -> bool {
     let Some(star) = pattern.iter().position(|&byte| byte == b'*') else { return pattern == path };
@@ -139,6 +155,23 @@ mod tests {
                 Some(Rule::Rewrite(_)) => "rewrite",
             };
             assert_eq!(name, *expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn links_to_what_is_dropped_go_with_it() {
+        for (path, target, expected) in [
+            ("etc/ssl/certs/ce275665.0", "ssl-cert-snakeoil.pem", true),
+            ("etc/ssl/certs/ce275665.0", "/etc/ssl/certs/ssl-cert-snakeoil.pem", true),
+            ("etc/ssl/server.pem", "./certs//ssl-cert-snakeoil.pem", true),
+            ("etc/postfix/key.pem", "../ssl/private/ssl-cert-snakeoil.key", true),
+            ("key", "etc/ssl/private/ssl-cert-snakeoil.key", true),
+            ("etc/ssl/certs/ca.0", "ca.pem", false),
+            ("var/lib/dbus/x", "/etc/machine-id", false), // is emptied, not dropped
+        ] {
+            let leads = |policy| leads_to_dropped(policy, path.as_bytes(), target.as_bytes());
+            assert_eq!(leads(IdentityPolicy::Remove), expected, "{path} {target}");
+            assert!(!leads(IdentityPolicy::Keep), "{path} {target}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! In which order stage 2 runs preinst scripts and configures packages.
 //!
-//! dpkg itself orders what it configures; what it cannot know is that everything was unpacked
-//! before any script ran. So the Essential packages with all that they depend on come first, as
+//! dpkg itself orders what it configures, and breaks circles there (`findbreakcycle` in its depcon.c);
+//! what it cannot know is that everything was unpacked before any script ran. So the Essential packages with all that they depend on come first, as
 //! when debootstrap(8) makes a base; then preinst scripts run, each after the packages that its
 //! Pre-Depends name are configured (policy 7.2); last, everything else is configured.
 
@@ -12,7 +12,8 @@ use crate::{
     artefacts::UnpackedPackage,
     debian::{
         deb822::{self, Stanza},
-        relation,
+        relation::{self, Operator},
+        version,
     },
 };
 
@@ -84,16 +85,18 @@ struct Graph<'a> {
 impl<'a> Graph<'a> {
     fn new(packages: &'a [UnpackedPackage]) -> Result<Self> {
         let mut controls = Vec::with_capacity(packages.len());
-        let mut providers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut providers: Providers = BTreeMap::new();
         for (index, package) in packages.iter().enumerate() {
             let control = deb822::parse(&package.control)
                 .map_err(|e| crate::Error::input(format!("{}: its control file: {e}", package.name)))?
                 .into_iter()
                 .next()
                 .map_or_else(Stanza::default, |(_, stanza)| stanza);
-            providers.entry(package.name.clone()).or_default().insert(0, index);
-            for provided in names(&control, "Provides", package)?.into_iter().flatten() {
-                providers.entry(provided).or_default().push(index);
+            let itself = Provider { index, version: Some(package.version.clone()) };
+            providers.entry(package.name.clone()).or_default().insert(0, itself);
+            for provided in wishes(&control, "Provides", package)?.into_iter().flatten() {
+                let version = provided.constraint.map(|(_, version)| version);
+                providers.entry(provided.name).or_default().push(Provider { index, version });
             }
             controls.push(control);
         }
@@ -105,10 +108,8 @@ impl<'a> Graph<'a> {
         };
         for (index, control) in controls.iter().enumerate() {
             let of = |field| -> Result<BTreeSet<usize>> {
-                let groups = names(control, field, &packages[index])?;
-                let chosen = groups.iter().filter_map(|alternatives| {
-                    alternatives.iter().find_map(|name| providers.get(name)).and_then(|p| p.first()).copied()
-                });
+                let groups = wishes(control, field, &packages[index])?;
+                let chosen = groups.iter().filter_map(|group| choose(group, &providers, packages, index));
                 Ok(chosen.filter(|&other| other != index).collect())
             };
             graph.pre_depends[index] = of("Pre-Depends")?;
@@ -152,25 +153,81 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// What scripts of the base use without a dependency that says so (policy 3.8 lets them count on
-/// Essential packages, which here are not configured yet): debootstrap(8) has the same order.
+/// Packages that the base's scripts use without a dependency that says so: policy 3.8 lets them count on
+/// Essential packages, which here are not configured yet. In any version, as in Debian 8 to 13;
+/// debootstrap's scripts/debian-common installs the same ones first, by hand. No other package has an order
+/// of its own.
+const FIRST: [(&str, &str); 4] = [
+    ("base-passwd", "its scripts make /etc/passwd and /etc/group, by whose names others chown"),
+    ("mawk", "its postinst makes /usr/bin/awk, by update-alternatives(1)"),
+    ("original-awk", "as mawk"),
+    ("gawk", "as mawk"),
+];
+
 fn rank(name: &str) -> usize {
-    // base-passwd makes /etc/passwd; an awk's postinst makes /usr/bin/awk.
-    const FIRST: [&str; 4] = ["base-passwd", "mawk", "original-awk", "gawk"];
-    FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len())
+    FIRST.iter().position(|(first, _)| *first == name).unwrap_or(FIRST.len())
 }
 
-/// The names in a relation field: alternatives in groups.
-fn names(control: &Stanza, field: &str, package: &UnpackedPackage) -> Result<Vec<Vec<String>>> {
+/// Who has a name.
+struct Provider {
+    index: usize,
+    /// The version that it has it in; none of an unversioned Provides.
+    version: Option<String>,
+}
+
+type Providers = BTreeMap<String, Vec<Provider>>;
+
+/// One relation of a field.
+struct Wish {
+    name: String,
+    /// The architecture, if it is named.
+    architecture: Option<String>,
+    constraint: Option<(Operator, String)>,
+}
+
+/// The package that fulfils one of several alternatives: the first alternative that any does, by its real
+/// name before a provided one (policy 7.5), and of several architectures the one that dpkg would look
+/// at. Where none does, as in a lock that is not closed, the first whose name is there.
+fn choose(
+    group: &[Wish],
+    providers: &Providers,
+    packages: &[UnpackedPackage],
+    dependent: usize,
+) -> Option<usize> {
+    let find = |wish: &Wish, strict: bool| {
+        let is_right = |provider: &&Provider| match &wish.constraint {
+            Some((operator, wanted)) if strict => provider
+                .version
+                .as_ref()
+                .is_some_and(|version| operator.accepts(version::compare(version, wanted))),
+            _ => true,
+        };
+        let own = &packages[dependent].architecture;
+        let is_elsewhere = |provider: &&Provider| {
+            let architecture = &packages[provider.index].architecture;
+            architecture != "all" && architecture != wish.architecture.as_ref().unwrap_or(own)
+        };
+        let found = providers.get(&wish.name)?.iter().filter(is_right).min_by_key(is_elsewhere)?;
+        Some(found.index)
+    };
+    let strictly = group.iter().find_map(|wish| find(wish, true));
+    strictly.or_else(|| group.iter().find_map(|wish| find(wish, false)))
+}
+
+/// The relations of a field: alternatives in groups.
+fn wishes(control: &Stanza, field: &str, package: &UnpackedPackage) -> Result<Vec<Vec<Wish>>> {
     let mut groups = vec![Vec::new()];
     for relation in relation::alternatives(control.get(field).unwrap_or_default().as_bytes()) {
         let relation = relation
             .map_err(|e| crate::Error::input(format!("{field}: {e}")))
             .with_context(|| format!("{}: its control file", package.name))?;
-        groups
-            .last_mut()
-            .expect("there is always a group")
-            .push(String::from_utf8_lossy(relation.name).into_owned());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let wish = Wish {
+            name: text(relation.name),
+            architecture: relation.qualifier.map(text).filter(|qualifier| qualifier != "any"),
+            constraint: relation.constraint.map(|wanted| (wanted.operator, text(wanted.version))),
+        };
+        groups.last_mut().expect("there is always a group").push(wish);
         if !relation.or_next {
             groups.push(Vec::new());
         }
@@ -232,6 +289,27 @@ mod tests {
                 "configure -a",
             ]
         );
+    }
+
+    #[test]
+    fn alternatives_are_chosen_by_version_name_and_architecture() {
+        let mut packages = vec![
+            package("a", "Pre-Depends: old (>= 2) | virtual (>= 2) | last\n", &["preinst"]),
+            package("b", "Pre-Depends: virtual | last\n", &["preinst"]),
+            package("c", "Pre-Depends: virtual (>= 9) | gone\n", &["preinst"]),
+            package("d", "Pre-Depends: lib\n", &["preinst"]),
+            package("e", "Pre-Depends: lib:amd64\n", &["preinst"]),
+            package("last", "", &[]),
+            package("lib", "", &[]),
+            package("lib", "", &[]),
+            package("new", "Provides: virtual (= 2)\n", &[]),
+            package("old", "Provides: virtual\n", &[]),
+        ];
+        packages[6].architecture = "amd64".into();
+        let graph = Graph::new(&packages).expect("a graph");
+        let chosen: Vec<Vec<usize>> =
+            graph.pre_depends[..5].iter().map(|set| set.iter().copied().collect()).collect();
+        assert_eq!(chosen, [[8], [8], [8], [7], [6]]);
     }
 
     #[test]

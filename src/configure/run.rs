@@ -258,11 +258,14 @@ impl<'a> Scripts<'a> {
     /// dpkg's src/main/script.c).
     fn preinst(&mut self, package: &UnpackedPackage) -> Result<()> {
         let script = format!("/var/lib/dpkg/info/{}.preinst", package.info_name);
-        let instances =
-            self.inputs.composed.packages.iter().filter(|other| other.name == package.name).count();
+        // dpkg counts the instances that are there by then: one after the other (script.c,
+        // `pkgset_installed_instances`).
+        let mut instances = self.inputs.composed.packages.iter().filter(|other| other.name == package.name);
+        let instance =
+            instances.position(|other| other.architecture == package.architecture).unwrap_or(0) + 1;
         let command = Command::new([script.as_str(), "install"])
             .env("DPKG_MAINTSCRIPT_PACKAGE", &package.name)
-            .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", instances.to_string())
+            .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", instance.to_string())
             .env("DPKG_MAINTSCRIPT_ARCH", &package.architecture)
             .env("DPKG_MAINTSCRIPT_NAME", "preinst")
             .env("DPKG_MAINTSCRIPT_DEBUG", "0")

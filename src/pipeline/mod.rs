@@ -15,6 +15,7 @@
 mod acceleration;
 mod build;
 mod comparison;
+mod dates;
 mod listings;
 mod locks;
 mod pool;

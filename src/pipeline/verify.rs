@@ -4,15 +4,17 @@
 //! out the same, and else stay, for `treestrap diff IMAGE IMAGE/again`. That a deb is ingested the same
 //! way twice is for tests to show: its objects are named by their contents.
 
-use super::{Session, StageTwo, locks, pool, stage_two};
+use std::{io::Read, time::SystemTime};
+
+use super::{Session, StageTwo, dates, locks, pool, stage_two};
 use crate::{
-    Error, Result,
-    artefacts::{Configured, Image},
+    Context, Error, Result,
+    artefacts::{Composed, Configured, Image, Lockfile, TreeEntry},
     compose,
     configure::Trial,
     digest::Sha256,
     store::{
-        Change, Store,
+        Change, Content, Store,
         records::{configured_reference, unpacked_reference},
     },
 };
@@ -41,6 +43,9 @@ pub struct Disparity {
     pub writers: Vec<String>,
 }
 
+/// Larger files, in bytes, are not looked into for dates.
+const LARGEST: u64 = 64 << 20;
+
 /// Makes an image again.
 pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Result<Verified> {
     let name = &image.request.image;
@@ -59,10 +64,26 @@ pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Resul
     let again_name = &again.request.image;
     let references = [unpacked_reference(again_name), configured_reference(again_name)];
     store.remove_references(&references)?;
-    let ingested = pool::ingested(session, &lockfile)?;
-    let composed_again = compose::compose(&store, again_name, &image.request.architecture, &ingested, None)?;
+    let verified = make_again(session, &store, &again, options, (&lockfile, &composed, committed.commit));
+    if verified.as_ref().map_or(true, |verified| verified.commit == verified.again) {
+        store.remove_references(&references)?;
+    }
+    verified
+}
+
+/// Makes the image under its name for a second run, and compares it with what there is.
+fn make_again(
+    session: &Session<'_>,
+    store: &Store,
+    image: &Image,
+    options: &StageTwo,
+    (lockfile, composed, commit): (&Lockfile, &Composed, Sha256),
+) -> Result<Verified> {
+    let request = &image.request;
+    let ingested = pool::ingested(session, lockfile)?;
+    let composed_again = compose::compose(store, &request.image, &request.architecture, &ingested, None)?;
     if composed_again.commit != composed.commit {
-        let differences = differences(&store, composed.commit, composed_again.commit, None)?;
+        let differences = differences(store, composed.commit, composed_again.commit, None)?;
         let conditions = "stage 1 alone: its lock, or treestrap, is another than when it was made".to_owned();
         return Ok(Verified {
             commit: composed.commit,
@@ -71,13 +92,16 @@ pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Resul
             differences,
         });
     }
+    let begun = SystemTime::now();
     let trial = Trial::new(&session.work_made()?)?;
-    let (committed_again, configured) =
-        stage_two::run_stage_two(session, &again, options, &composed_again, Some(&trial))?;
-    let (commit, again) = (committed.commit, committed_again.commit);
-    let differences = differences(&store, commit, again, Some(&trial))?;
-    if commit == again {
-        store.remove_references(&references)?;
+    let (committed, configured) =
+        stage_two::run_stage_two(session, image, options, &composed_again, Some(&trial))?;
+    let again = committed.commit;
+    let differences = differences(store, commit, again, Some(&trial))?;
+    for (path, date) in dated(store, &configured, &dates::texts(begun, SystemTime::now()))? {
+        let message =
+            format!("{path} has the day of this run in it ({date}): it may be another one tomorrow");
+        session.reporter.warn(&request.image, message);
     }
     Ok(Verified { commit, again, conditions: conditions(&configured), differences })
 }
@@ -94,6 +118,26 @@ fn conditions(configured: &Configured) -> String {
         of("tier"),
         of("view")
     )
+}
+
+/// The files that stage 2 made in which one of these texts is. What is compressed does not show.
+fn dated(store: &Store, configured: &Configured, texts: &[String]) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for change in &configured.changes {
+        let TreeEntry::Object { checksum, .. } = change.now else { continue };
+        let (_, Content::File(mut file)) = store.object(checksum)? else { continue };
+        if file.size > LARGEST {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        let path = format!("/{}", String::from_utf8_lossy(&change.path));
+        file.read_to_end(&mut bytes).with_context(|| format!("reading {path}"))?;
+        let is_in = |text: &&String| memchr::memmem::find(&bytes, text.as_bytes()).is_some();
+        if let Some(text) = texts.iter().find(is_in) {
+            found.push((path, text.trim_end().to_owned()));
+        }
+    }
+    Ok(found)
 }
 
 fn differences(store: &Store, a: Sha256, b: Sha256, trial: Option<&Trial>) -> Result<Vec<Disparity>> {

@@ -8,8 +8,8 @@ number a system user gets depends on the order in which packages are configured.
 by content. Where the order of lines or stanzas has no meaning (NORMAL below), it is not compared. Nor are
 times, nor those inside Python's byte code and an initramfs. A line a difference:
 
-    ours PATH                     only in OURS
-    theirs PATH                   only in THEIRS
+    ours PATH                     only in OURS; a link's path is PATH->TARGET, in a pattern either
+    theirs PATH                   only in THEIRS; the same
     WHAT PATH: OURS / THEIRS      in both, with another type, mode, owner, target, content, xattrs, device
 
 FILE lists what is expected to differ: a line has one of these words (`any` stands for all of them), a
@@ -204,7 +204,8 @@ class Expected:
     def reason(self, word, path):
         """Why such a difference is expected; none if it is not."""
         for expected, pattern, reason in self.rules:
-            if expected in (word, "any") and matches(pattern, path):
+            named = path if "->" in pattern else path.partition("->")[0]
+            if expected in (word, "any") and matches(pattern, named):
                 return reason
         return None
 
@@ -229,7 +230,9 @@ def differences(ours, theirs):
     for path in sorted(ours.entries.keys() | theirs.entries.keys()):
         one, other = ours.entries.get(path), theirs.entries.get(path)
         if one is None or other is None:
-            found.append(Difference("theirs" if one is None else "ours", path))
+            target = (one or other).target
+            name = f"{path}->{target}" if target else path
+            found.append(Difference("theirs" if one is None else "ours", name))
             continue
         if one.type != other.type:
             found.append(Difference("type", path, one.type, other.type))

@@ -6,6 +6,7 @@
 mod common;
 
 mod diversions;
+mod dpkg;
 mod emulator;
 mod exports;
 mod harness;
@@ -13,6 +14,7 @@ mod hostile;
 mod interruption;
 mod machine;
 mod pipeline;
+mod script_environment;
 mod scripts;
 mod signatures;
 mod tiers;

@@ -384,6 +384,7 @@ script postinst
 Package: fickle
 script postinst
     echo same >/etc/same
+    date '+made on %d %b %Y' >/etc/dated
     date +%s%N >/etc/fickle.new
     mv /etc/fickle.new /etc/fickle
     echo $$ >/etc/process
@@ -398,7 +399,11 @@ script postinst
 
     let tiny = Miniature::new(Account::Subordinate, text, &["steady", "fickle"]);
     tiny.fixture.treestrap(&["build"]).ok();
-    let outcome = tiny.fixture.treestrap(&["verify"]).exits(1).says(&["2 paths differ", "tiny/again"]);
+    let outcome = tiny.fixture.treestrap(&["verify"]).exits(1).says(&[
+        "2 paths differ",
+        "tiny/again",
+        "/etc/dated has the day of this run in it",
+    ]);
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     assert_eq!(lines[0], "~ /etc/fickle");
     assert_eq!(lines[1], "    written by mv /etc/fickle.new /etc/fickle (fickle)");
