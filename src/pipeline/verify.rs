@@ -9,7 +9,7 @@ use std::{io::Read, time::SystemTime};
 use super::{Session, StageTwo, dates, locks, pool, stage_two};
 use crate::{
     Context, Error, Result,
-    artefacts::{Configured, Image, TreeEntry},
+    artefacts::{Composed, Configured, Image, Lockfile, TreeEntry},
     compose,
     configure::Trial,
     digest::Sha256,
@@ -64,10 +64,26 @@ pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Resul
     let again_name = &again.request.image;
     let references = [unpacked_reference(again_name), configured_reference(again_name)];
     store.remove_references(&references)?;
-    let ingested = pool::ingested(session, &lockfile)?;
-    let composed_again = compose::compose(&store, again_name, &image.request.architecture, &ingested, None)?;
+    let verified = make_again(session, &store, &again, options, (&lockfile, &composed, committed.commit));
+    if verified.as_ref().map_or(true, |verified| verified.commit == verified.again) {
+        store.remove_references(&references)?;
+    }
+    verified
+}
+
+/// Makes the image under its name for a second run, and compares it with what there is.
+fn make_again(
+    session: &Session<'_>,
+    store: &Store,
+    image: &Image,
+    options: &StageTwo,
+    (lockfile, composed, commit): (&Lockfile, &Composed, Sha256),
+) -> Result<Verified> {
+    let request = &image.request;
+    let ingested = pool::ingested(session, lockfile)?;
+    let composed_again = compose::compose(store, &request.image, &request.architecture, &ingested, None)?;
     if composed_again.commit != composed.commit {
-        let differences = differences(&store, composed.commit, composed_again.commit, None)?;
+        let differences = differences(store, composed.commit, composed_again.commit, None)?;
         let conditions = "stage 1 alone: its lock, or treestrap, is another than when it was made".to_owned();
         return Ok(Verified {
             commit: composed.commit,
@@ -78,17 +94,14 @@ pub fn verify(session: &Session<'_>, image: &Image, options: &StageTwo) -> Resul
     }
     let begun = SystemTime::now();
     let trial = Trial::new(&session.work_made()?)?;
-    let (committed_again, configured) =
-        stage_two::run_stage_two(session, &again, options, &composed_again, Some(&trial))?;
-    let (commit, again) = (committed.commit, committed_again.commit);
-    let differences = differences(&store, commit, again, Some(&trial))?;
-    for (path, date) in dated(&store, &configured, &dates::texts(begun, SystemTime::now()))? {
+    let (committed, configured) =
+        stage_two::run_stage_two(session, image, options, &composed_again, Some(&trial))?;
+    let again = committed.commit;
+    let differences = differences(store, commit, again, Some(&trial))?;
+    for (path, date) in dated(store, &configured, &dates::texts(begun, SystemTime::now()))? {
         let message =
             format!("{path} has the day of this run in it ({date}): it may be another one tomorrow");
-        session.reporter.warn(name, message);
-    }
-    if commit == again {
-        store.remove_references(&references)?;
+        session.reporter.warn(&request.image, message);
     }
     Ok(Verified { commit, again, conditions: conditions(&configured), differences })
 }
