@@ -13,6 +13,7 @@ mod calls;
 mod capture;
 mod commands;
 mod escape;
+mod folders;
 mod foreign;
 mod lifecycle;
 mod single;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             calls::TESTS,
             single::TESTS,
             synced::TESTS,
+            folders::TESTS,
             capture::TESTS,
             escape::TESTS,
             lifecycle::TESTS,
