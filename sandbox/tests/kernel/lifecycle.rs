@@ -140,10 +140,13 @@ fn kept_and_taken_up_again() {
         assert!(matches!(now(&all, "etc/old"), Entry::Removed));
     }
     // A removal that was interrupted can be ended.
-    fs::rename(kept.join("upper"), tree.path().join("upper")).expect("moved away");
-    sandbox::remove_kept(&kept).expect("removed");
-    assert!(!kept.exists());
-    sandbox::remove_tree(&tree.path().join("upper")).expect("removed");
+    let unlocked = tree.path().join("unlocked");
+    fs::create_dir(&unlocked).expect("made");
+    fs::rename(kept.join("upper"), unlocked.join("upper")).expect("moved away");
+    for kept in [&kept, &unlocked] {
+        sandbox::remove_kept(kept).expect("removed");
+        assert!(!kept.exists());
+    }
     assert_eq!(sandbox::remove_kept(&kept).expect_err("gone already").kind(), sandbox::Kind::Plan);
 }
 
