@@ -272,6 +272,9 @@ pub struct UnpackedPackage {
     pub control: String,
     /// Which maintainer scripts it has: `preinst`, `postinst`, `config`, ….
     pub scripts: Vec<String>,
+    /// Whether its preinst says `dpkg-divert`.
+    #[serde(default)]
+    pub diverts: bool,
     /// When its newest file was changed, in seconds since 1970.
     pub newest: u64,
 }

@@ -63,7 +63,7 @@ for _ in $(seq "$moments"); do
     mapfile -t members < <(family "$process")
     kill -KILL "$process" 2>/dev/null || true
     killed=$(date +%s%N)
-    wait "$process" 2>/dev/null || true
+    { wait "$process" || true; } 2>/dev/null # which says that it was killed
     # What is killed goes away in its own time: the kernel takes mounts and processes down.
     for _ in $(seq 100); do
         left=$(alive "${members[@]}")

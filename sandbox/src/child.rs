@@ -150,6 +150,7 @@ fn set_up(
         seccomp: in_force.is_some(),
         no_sync: in_force.is_some_and(|filter| filter.no_sync && filter.no_synced_opens),
         uname: in_force.is_some_and(|filter| filter.uname),
+        sorted_folders: in_force.is_some_and(|filter| filter.sorted_folders),
         capabilities,
         binfmt: plan.binfmt.iter().map(|entry| entry.name.clone()).collect(),
         no_nested_namespaces,
@@ -185,6 +186,10 @@ fn filter_system_calls(
     if plan.no_sync && !wanted.no_synced_opens {
         degraded.push("files opened with O_SYNC wait for the disk (Linux 5.14 lets them not)".into());
     }
+    const UNSORTED: &str = "folders list their names in the order of the file system";
+    if plan.sorted_folders && !wanted.sorted_folders {
+        degraded.push(format!("{UNSORTED} (Linux 5.6 lets them be sorted)"));
+    }
     let mut installed = seccomp::install(wanted);
     if let Err(errno @ (Errno::EBUSY | Errno::EINVAL)) = installed
         && tier == Tier::Full
@@ -192,6 +197,7 @@ fn filter_system_calls(
         // Somebody around us answers calls already, and the kernel allows one. (EINVAL: Linux < 5.0.)
         let lost = [
             (&mut wanted.uname, "the kernel's name inside is the host's"),
+            (&mut wanted.sorted_folders, UNSORTED),
             (&mut wanted.no_synced_opens, "files opened with O_SYNC wait for the disk"),
         ];
         for (wanted, lost) in lost.into_iter().filter(|(wanted, _)| **wanted) {

@@ -135,6 +135,10 @@ pub struct Inside {
     /// Whether uname(2) says what the plan wants it to say; if not, it says what the host's does.
     #[serde(default)]
     pub uname: bool,
+    /// Whether folders list their names in byte order, as the plan wants it; if not, the order is that of
+    /// the file system, which is another on another machine.
+    #[serde(default)]
+    pub sorted_folders: bool,
     /// The capabilities that commands can have, by the kernel's names.
     pub capabilities: Vec<String>,
     /// Interpreters registered in the sandbox's own binfmt_misc.

@@ -36,6 +36,9 @@ pub struct Plan {
     /// What the kernel inside is said to be; none: what it is.
     #[serde(default)]
     pub uname: Option<Uname>,
+    /// Whether folders list their names in byte order, whatever the order of their file system.
+    #[serde(default)]
+    pub sorted_folders: bool,
     /// Environment of every command, before the command's own: `NAME=value`.
     #[serde(with = "crate::bytes")]
     pub environment: Vec<Vec<u8>>,
@@ -244,6 +247,7 @@ impl Plan {
             tier: None,
             hostname: "sandbox".to_owned(),
             uname: None,
+            sorted_folders: false,
             environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
                 .map(|variable| variable.as_bytes().to_vec())
                 .into(),
@@ -323,6 +327,9 @@ impl fmt::Display for Plan {
         writeln!(f, "hostname  {}", self.hostname)?;
         if let Some(uname) = &self.uname {
             writeln!(f, "uname     Linux {} {} {}", uname.release, uname.version, uname.machine)?;
+        }
+        if self.sorted_folders {
+            writeln!(f, "folders   list their names in byte order")?;
         }
         writeln!(f, "network   none, loopback up")?;
         write!(f, "limits    {} processes", self.limits.processes)?;

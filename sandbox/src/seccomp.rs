@@ -12,7 +12,9 @@
 use std::os::fd::OwnedFd;
 
 use crate::{
-    supervisor::{Abi, Call, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME, WRITTEN_OPENS},
+    supervisor::{
+        Abi, Call, FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+    },
     sys,
 };
 
@@ -288,6 +290,8 @@ pub(crate) struct Wanted {
     pub(crate) no_synced_opens: bool,
     /// The supervisor answers uname(2).
     pub(crate) uname: bool,
+    /// It lists folders in order.
+    pub(crate) sorted_folders: bool,
     /// It answers for users, groups and owners: tier single.
     pub(crate) single: bool,
     /// It notes who writes which file.
@@ -306,7 +310,8 @@ impl Wanted {
             (false, false) => &[],
         };
         let names = if self.writers { NAMES } else { &[] };
-        opens.iter().chain(single).chain(if self.uname { UNAME } else { &[] }).chain(names)
+        let folders = if self.sorted_folders { FOLDERS } else { &[] };
+        opens.iter().chain(folders).chain(single).chain(if self.uname { UNAME } else { &[] }).chain(names)
     }
 
     /// Which call a number is in an ABI, of those that the supervisor gets.
@@ -427,7 +432,13 @@ mod tests {
     fn every_abi_of_x86() {
         // Numbers as literals: from the kernel's arch/x86/entry/syscalls tables.
         let (x86_64, x32, i386) = (0xc000_003e, 0x4000_0000, 0x4000_0003);
-        let wanted = Wanted { no_sync: true, no_synced_opens: true, uname: true, ..Wanted::default() };
+        let wanted = Wanted {
+            no_sync: true,
+            no_synced_opens: true,
+            uname: true,
+            sorted_folders: true,
+            ..Wanted::default()
+        };
         let program = program(wanted);
         let clone_thread = 0x3d_0f00;
         for (architecture, number, arguments, expected, what) in [
@@ -466,6 +477,11 @@ mod tests {
             (i386, 59, [0; 6], ASKED, "i386 olduname"),
             (x86_64, 59, [0; 6], ALLOW, "execve"),
             (x86_64, 122, [0; 6], ALLOW, "setfsuid"),
+            (x86_64, 217, [0; 6], ASKED, "getdents64"),
+            (x86_64, 78, [0; 6], ASKED, "getdents"),
+            (x86_64, x32 | 217, [0; 6], ASKED, "x32 getdents64"),
+            (i386, 220, [0; 6], ASKED, "i386 getdents64"),
+            (i386, 141, [0; 6], ASKED, "i386 getdents"),
             (i386, 404, [0; 6], EPERM, "clock_settime64"),
             (x86_64, 2, [0, 0x10_1042, 0, 0, 0, 0], ASKED, "open O_SYNC"),
             (x86_64, 2, [0, 0x1041, 0, 0, 0, 0], ASKED, "open O_DSYNC"),
@@ -499,7 +515,8 @@ mod tests {
 
     #[test]
     fn tables_have_a_reason_a_line_and_no_call_twice() {
-        let all: Vec<_> = DENIED.iter().chain(SYNCS).chain(UNAME).chain(SINGLE).chain(&OPENS).collect();
+        let all: Vec<_> =
+            DENIED.iter().chain(SYNCS).chain(UNAME).chain(FOLDERS).chain(SINGLE).chain(&OPENS).collect();
         assert!(all.iter().all(|rule| !rule.reason.is_empty()));
         let numbers: [fn(&&Rule) -> Option<u32>; 3] =
             [|rule| u32::try_from(rule.native).ok(), |rule| rule.i386, |rule| rule.arm];

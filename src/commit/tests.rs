@@ -40,6 +40,7 @@ fn composed() -> (tempfile::TempDir, Store, Composed) {
         architecture: "armhf".to_owned(),
         control: String::new(),
         scripts: Vec::new(),
+        diverts: false,
         newest: 0,
     };
     let (image, architecture) = ("image".to_owned(), "armhf".to_owned());

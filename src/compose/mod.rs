@@ -231,6 +231,7 @@ fn unpacked_package(package: &Package) -> UnpackedPackage {
         architecture: package.record.architecture.clone(),
         control: package.record.control.clone(),
         scripts: package.record.scripts.clone(),
+        diverts: package.record.diverts.is_some(),
         newest: package.record.newest,
     }
 }

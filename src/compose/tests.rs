@@ -22,9 +22,11 @@ struct Fake {
     /// Path and content; a content of `-> TARGET` makes a link, a path that ends in `/` a folder.
     files: &'static [(&'static str, &'static str)],
     conffiles: &'static [&'static str],
+    /// Of a preinst that says `dpkg-divert`: the paths that it names.
+    diverts: Option<&'static [&'static str]>,
 }
 
-const NOTHING: Fake = Fake { name: "", fields: "", files: &[], conffiles: &[] };
+const NOTHING: Fake = Fake { name: "", fields: "", files: &[], conffiles: &[], diverts: None };
 
 struct Place {
     _folder: tempfile::TempDir,
@@ -84,7 +86,7 @@ impl Place {
             conffiles: package.conffiles.iter().map(conffile).collect(),
             triggers: String::new(),
             scripts: Vec::new(),
-            diverts: None,
+            diverts: package.diverts.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect()),
             list,
             made_md5sums: None,
             symlinks,
@@ -245,4 +247,53 @@ fn what_is_composed_already_is_left_alone() {
     let twice = place.ingested(&[OLD, OLD]);
     let error = compose(&place.store, "image", "armhf", &twice, None).expect_err("twice").to_string();
     assert!(error.contains("old is wanted twice"), "{error}");
+}
+
+/// The files that are held, as `PATH PACKAGE HELD RIVAL`.
+fn held(place: &Place, packages: &[Fake]) -> Vec<String> {
+    let composed = compose(&place.store, "image", "armhf", &place.ingested(packages), None).expect("a tree");
+    let again = load(&place.store, "image").expect("an image").expect("it was composed");
+    assert_eq!(again, composed);
+    let rival = |file: &crate::artefacts::HeldFile| {
+        file.rival.as_ref().map_or("-".to_owned(), |rival| format!("{}:{}", rival.package, rival.name))
+    };
+    let line = |file: &crate::artefacts::HeldFile| {
+        format!("{} {} {} {}", file.path, file.package, file.held, rival(file))
+    };
+    composed.held.iter().map(line).collect()
+}
+
+#[test]
+fn what_waits_for_a_preinst() {
+    let guard = Fake {
+        name: "guard",
+        files: &[("bin/x", "g"), ("usr/bin/own", "o"), ("usr/bin/other", "o")],
+        diverts: Some(&["bin/x", "usr/bin/own"]),
+        ..NOTHING
+    };
+    // Alone, its file in /bin is in a folder of that name.
+    let list = "var/lib/dpkg/info/guard.list guard var/lib/dpkg/info/guard.list.dpkg-new -";
+    let own = "usr/bin/own guard usr/bin/own.guard.dpkg-new -";
+    assert_eq!(held(&place(), &[guard]), ["bin/x guard bin/x.guard.dpkg-new -", own, list]);
+    let guard = || Fake {
+        name: "guard",
+        files: &[("usr/bin/x", "g"), ("usr/bin/own", "o"), ("usr/bin/other", "o")],
+        diverts: Some(&["usr/bin/x", "usr/bin/own"]),
+        ..NOTHING
+    };
+    let system = || Fake { files: &[("usr/bin/x", "s")], ..NOTHING };
+    let contested = "usr/bin/x guard usr/bin/x.guard.dpkg-new system:usr/bin/x";
+    for packages in
+        [[guard(), Fake { name: "system", ..system() }], [Fake { name: "system", ..system() }, guard()]]
+    {
+        assert_eq!(held(&place(), &packages), [own, contested, list]);
+    }
+    // Without what is Essential, no script can run.
+    let essential = Fake { fields: "Essential: yes", ..guard() };
+    assert_eq!(held(&place(), &[essential]), [""; 0]);
+    let needed = Fake { name: "base", fields: "Priority: required\nDepends: x | guard", ..NOTHING };
+    assert_eq!(held(&place(), &[guard(), needed]), [""; 0]);
+    // Who replaces the other needs no diversion.
+    let system = Fake { name: "system", fields: "Replaces: guard", ..system() };
+    assert_eq!(held(&place(), &[guard(), system]), [own, list]);
 }

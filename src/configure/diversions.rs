@@ -41,8 +41,27 @@ pub(super) fn parse(lines: &[String]) -> Vec<Diversion> {
 pub(super) struct Move {
     pub(super) from: String,
     pub(super) to: String,
-    /// Whether it is fine if there is nothing to be moved.
-    pub(super) optional: bool,
+}
+
+/// A shell script that moves other packages' configuration files which a preinst has diverted, and which
+/// are not configured: those have a name that `dpkg-divert --rename` does not move, and dpkg would look
+/// for them behind the diversion, and find none. Arguments: the `.list` file of the preinst's package,
+/// then each diversion's two paths.
+pub(super) const MOVE_NEW_CONFFILES: &str = r#"
+list=$1
+shift
+while [ $# -gt 1 ]; do
+    if [ -e "$1.dpkg-new" ] && [ ! -e "$2.dpkg-new" ] && ! grep -qxF -e "$1" "$list"; then
+        mv -T -- "$1.dpkg-new" "$2.dpkg-new"
+    fi
+    shift 2
+done
+"#;
+
+/// The two paths of each diversion that a package made.
+pub(super) fn paths_of(package: &str, diversions: &[Diversion]) -> Vec<String> {
+    let own = diversions.iter().filter(|diversion| diversion.package == package);
+    own.flat_map(|diversion| [diversion.from.clone(), diversion.to.clone()]).collect()
 }
 
 /// The files that still wait.
@@ -87,7 +106,7 @@ impl Waiting {
     fn settle(&self, group: &[&HeldFile], diversions: &[Diversion]) -> Result<Option<Vec<Move>>> {
         let [first, more @ ..] = group else { return Ok(None) };
         let Some(rival) = &first.rival else {
-            let free = |file: &&HeldFile| to_place(file, &file.path, false);
+            let free = |file: &&HeldFile| to_place(file, &file.path);
             return Ok(Some(group.iter().map(free).collect()));
         };
         let has_name = |diversion: &&Diversion| {
@@ -102,21 +121,13 @@ impl Waiting {
             if let Some(other) = group.iter().find(is_refused) {
                 return Err(conflict(other, &rival.package));
             }
-            let mut moves = Vec::new();
-            if rival.conffile {
-                // Not configured yet, it has a name that no diversion moves.
-                let to = target(&found, &owner.package, &rival.name);
-                let from = format!("{}{NEW_CONFFILE}", owner.path);
-                moves.push(Move { from, to: format!("{to}{NEW_CONFFILE}"), optional: true });
-            }
-            moves.push(to_place(owner, &owner.path, false));
-            return Ok(Some(moves));
+            return Ok(Some(vec![to_place(owner, &owner.path)]));
         }
         if found.iter().any(|diversion| diversion.package == rival.package) {
             if let Some(other) = more.first() {
                 return Err(conflict(other, &first.package));
             }
-            return Ok(Some(vec![to_place(first, &target(&found, &rival.package, &first.name), false)]));
+            return Ok(Some(vec![to_place(first, &target(&found, &rival.package, &first.name))]));
         }
         let undecided = |rival: &Rival| rival.diverts && !self.ran.contains(&rival.package);
         let ran = |file: &&HeldFile| self.ran.contains(&file.package);
@@ -135,9 +146,9 @@ fn decides(file: &HeldFile, package: &str) -> bool {
 }
 
 /// Moves a held file to a path; a configuration file to the name that it has until it is configured.
-fn to_place(file: &HeldFile, path: &str, optional: bool) -> Move {
+fn to_place(file: &HeldFile, path: &str) -> Move {
     let suffix = if file.conffile { NEW_CONFFILE } else { "" };
-    Move { from: file.held.clone(), to: format!("{path}{suffix}"), optional }
+    Move { from: file.held.clone(), to: format!("{path}{suffix}") }
 }
 
 /// Where a package's diversion leads the path that another package spells as `name`.
@@ -183,11 +194,7 @@ mod tests {
         let mut said = Vec::new();
         for package in ran {
             let moves = waiting.after(package, &parse(&lines)).map_err(|error| error.to_string())?;
-            said.extend(
-                moves
-                    .iter()
-                    .map(|m| format!("{}{} -> {}", if m.optional { "perhaps " } else { "" }, m.from, m.to)),
-            );
+            said.extend(moves.iter().map(|m| format!("{} -> {}", m.from, m.to)));
         }
         Ok(said.join(", "))
     }
@@ -218,8 +225,7 @@ mod tests {
                 conffiles(),
                 &["d"],
                 "/sbin/x /etc/x.real d",
-                Ok("perhaps usr/sbin/x.dpkg-new -> etc/x.real.dpkg-new, \
-                    usr/sbin/x.d.dpkg-new -> usr/sbin/x.dpkg-new"),
+                Ok("usr/sbin/x.d.dpkg-new -> usr/sbin/x.dpkg-new"),
             ),
         ] {
             let found = outcome(&files, ran, diversions);

@@ -119,6 +119,8 @@ pub fn plan(base: &Base, interposed: Option<PathBuf>, emulator: Option<&Emulator
     }
     // What scripts write into a configuration file must not depend on the machine.
     plan.hostname = "localhost".to_owned();
+    // Scripts and programs write lists in the order in which they find things.
+    plan.sorted_folders = true;
     plan.environment =
         ENVIRONMENT.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();
     plan.binfmt = emulator

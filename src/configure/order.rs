@@ -248,6 +248,7 @@ mod tests {
             architecture: "armhf".into(),
             control: format!("Package: {name}\nVersion: 1\nArchitecture: armhf\n{fields}"),
             scripts: scripts.iter().map(|s| s.to_string()).collect(),
+            diverts: false,
             newest: 0,
         }
     }

@@ -285,7 +285,7 @@ impl<'a> Scripts<'a> {
 
     /// Gives the files their places that waited for this package's preinst.
     fn lay_down(&mut self, package: &UnpackedPackage) -> Result<()> {
-        if !self.waiting.wait_for(&package.name) {
+        if !package.diverts && !self.waiting.wait_for(&package.name) {
             return Ok(());
         }
         let cat = "if [ -e /var/lib/dpkg/diversions ]; then cat /var/lib/dpkg/diversions; fi";
@@ -293,12 +293,21 @@ impl<'a> Scripts<'a> {
         if !status.success() {
             return Err(self.failure(&package.qualified_name, "reading diversions", &how(status.outcome)));
         }
-        let mut waiting = self.waiting.clone();
-        for step in waiting.after(&package.name, &diversions::parse(&lines))? {
-            let (from, to) = (format!("/{}", step.from), format!("/{}", step.to));
-            if step.optional && !self.output(Command::new(["test", "-e", &from]))?.0.success() {
-                continue;
+        let diversions = diversions::parse(&lines);
+        let paths = diversions::paths_of(&package.name, &diversions);
+        if !paths.is_empty() {
+            let list = format!("/var/lib/dpkg/info/{}.list", package.info_name);
+            let mut words = vec!["/bin/sh", "-ec", diversions::MOVE_NEW_CONFFILES, "sh", &list];
+            words.extend(paths.iter().map(String::as_str));
+            let heading = format!("configuration files that {} diverts", package.qualified_name);
+            let (status, _) = self.command(&heading, Command::new(words), None)?;
+            if !status.success() {
+                return Err(self.failure(&package.qualified_name, &heading, &how(status.outcome)));
             }
+        }
+        let mut waiting = self.waiting.clone();
+        for step in waiting.after(&package.name, &diversions)? {
+            let (from, to) = (format!("/{}", step.from), format!("/{}", step.to));
             let heading = format!("mv {from} {to}");
             let (status, _) = self.command(&heading, Command::new(["mv", "-fT", "--", &from, &to]), None)?;
             if !status.success() {

@@ -83,6 +83,21 @@ conffile ./etc/x.conf 640 0:8 = system
 ",
     },
     Case {
+        name: "a configuration file that the other has not",
+        any_order: false,
+        text: "
+Package: guard
+file ./etc/x.conf.guard = guard
+script preinst
+    dpkg-divert --package guard --divert /etc/x.conf.system --rename --add /etc/x.conf
+script postinst
+    ln -s x.conf.guard /etc/x.conf
+
+Package: system
+conffile ./etc/x.conf 640 0:8 = system
+",
+    },
+    Case {
         name: "a file is left where it is, and overwritten",
         any_order: false,
         text: "

@@ -23,7 +23,10 @@ use nix::{
     unistd::{Pid, chroot, fchdir},
 };
 
-use crate::sys::notify::{self, Notification};
+use crate::sys::{
+    folders::{duplicate_of, open_process, open_thread, share_descriptors},
+    notify::{self, Notification},
+};
 
 /// PATH_MAX: the longest path that a call takes, with its NUL.
 const LONGEST_PATH: usize = 4096;
@@ -36,7 +39,7 @@ pub(super) struct Surroundings {
     proc: OwnedFd,
     /// Its `self/fd`, where the supervisor always is: so the name of its descriptor 7 is `7`, for
     /// the calls that take no descriptor.
-    own_descriptors: OwnedFd,
+    pub(super) own_descriptors: OwnedFd,
     /// The sandbox's root, which is the supervisor's too.
     root: OwnedFd,
 }
@@ -165,6 +168,23 @@ impl Caller<'_> {
         })
     }
 
+    /// What one of the caller's descriptors refers to as it is open, with the position that it has there.
+    /// None: there is no way to it.
+    pub(super) fn description(&self, number: i32) -> nix::Result<Option<OwnedFd>> {
+        let thread = self.thread();
+        let owner = match open_thread(thread) {
+            Err(Errno::EINVAL) => self.status()?.number("Tgid").and_then(|process| {
+                // A thread may have descriptors of its own, though the C library makes none so.
+                let is_same = process == thread || share_descriptors(thread, process).unwrap_or(true);
+                if is_same { open_process(process).map(Some) } else { Ok(None) }
+            }),
+            owner => owner.map(Some),
+        };
+        let found = owner.and_then(|owner| owner.map(|owner| duplicate_of(&owner, number)).transpose());
+        self.still_waits()?;
+        found
+    }
+
     /// The folder from which a relative path starts.
     pub(super) fn base(&self, folder: i32) -> nix::Result<OwnedFd> {
         if folder == libc::AT_FDCWD { self.of_proc("cwd") } else { self.descriptor(folder) }
@@ -228,6 +248,11 @@ impl Status {
         let mut lines = self.0.lines();
         let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.map(str::trim).ok_or(Errno::EIO)
+    }
+
+    /// A field that is the number of a process.
+    fn number(&self, name: &str) -> nix::Result<Pid> {
+        self.field(name)?.parse().map(Pid::from_raw).map_err(|_| Errno::EIO)
     }
 
     /// The mask for the modes of new files.

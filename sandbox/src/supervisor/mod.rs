@@ -5,7 +5,8 @@
 //! or trace it. It is root of the same user namespace, which lets it read and write the memory of
 //! whoever asks and nobody else's: a process of the host is not in that namespace.
 //!
-//! In every tier it answers uname(2), if the plan wants that, and opens files without O_SYNC ([`synced`]).
+//! In every tier it answers uname(2) and lists folders in order ([`folders`]), if the plan wants that, and
+//! opens files without O_SYNC ([`synced`]).
 //! In tier single it also answers what has to
 //! do with users and groups: to the kernel there is one user, and who a process says it is
 //! ([`identity`]), whose a file is ([`records`], [`files`], [`stat`]) are kept here. What that cannot
@@ -24,6 +25,7 @@
 mod attributes;
 mod caller;
 mod files;
+mod folders;
 mod identity;
 mod records;
 mod rules;
@@ -48,7 +50,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use rules::{
-    NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+    FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
 };
 pub(crate) use uname::NO_DOMAIN;
 
@@ -89,6 +91,8 @@ pub(crate) enum Abi {
 pub(crate) enum Call {
     /// uname(2), with the structure that it fills.
     Uname(uname::Utsname),
+    /// getdents(2), with the structure that it fills in.
+    List(folders::Structure),
     /// prctl(2), as far as it is about capabilities that outlive a change of user.
     Keep,
     /// A call on credentials.
@@ -130,6 +134,8 @@ pub(crate) fn wanted(plan: &Plan, tier: Tier) -> Wanted {
         // SECCOMP_ADDFD_FLAG_SEND.
         no_synced_opens: plan.no_sync && kernel_is_at_least(5, 14),
         uname: plan.uname.is_some(),
+        // pidfd_getfd(2).
+        sorted_folders: plan.sorted_folders && kernel_is_at_least(5, 6),
         single: tier == Tier::Single,
         writers: plan.writers.is_some(),
     }
@@ -195,6 +201,7 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
         surroundings,
         identities: identity::Identities::new(),
         records: records::Records::default(),
+        folders: folders::Folders::new().doing("looking at /proc")?,
         writers,
     };
     serving.remember(&links)?;
@@ -256,6 +263,7 @@ struct Serving<'a> {
     surroundings: Surroundings,
     identities: identity::Identities,
     records: records::Records,
+    folders: folders::Folders,
     writers: Option<Writers>,
 }
 
@@ -333,6 +341,7 @@ impl Serving<'_> {
                 caller.write(caller.argument(0), &kind.encode(uname, &start.plan.hostname))?;
                 Ok(Answer::Value(0))
             }
+            Call::List(structure) => self.folders.list(structure, abi, &caller),
             Call::Keep => files.identities.keep(&caller).map(|()| Answer::GoOn),
             Call::Identity(act, width) => files.identities.act(act, width, &caller).map(Answer::Value),
             Call::Chown(target, width) => files.chown(target, width, &caller),

@@ -11,6 +11,7 @@ use super::{
     Call,
     attributes::Verb,
     files::{Make, Target},
+    folders::Structure,
     identity::{Act, Who, Width},
     stat::{Layout, Stat},
     uname::Utsname,
@@ -30,6 +31,16 @@ pub(crate) const UNAME: &[Rule] = &[
     Rule { arm: None, ..rule(-1, 109, 0, Always, Ask(Call::Uname(Utsname::Old)), "the same") },
     Rule { arm: None, ..rule(-1, 59, 0, Always, Ask(Call::Uname(Utsname::Oldest)), "the same") },
 ];
+
+/// Listing folders, where the plan wants them in order.
+pub(crate) const FOLDERS: &[Rule] = &[
+    rule(libc::SYS_getdents64, 220, 217, Always, Ask(Call::List(Structure::New)), "in order"),
+    rule(GETDENTS, 141, 141, Always, Ask(Call::List(Structure::Old)), "the same"),
+];
+
+/// Not on the newer architectures.
+const GETDENTS: libc::c_long =
+    if cfg!(any(target_arch = "powerpc64", target_arch = "s390x")) { 141 } else { x86_64(78) };
 
 /// What it answers in tier single.
 pub(crate) const SINGLE: &[Rule] = &[

@@ -4,6 +4,7 @@
 //! elsewhere.
 #![allow(unsafe_code)]
 
+pub(crate) mod folders;
 pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod notify;

@@ -60,6 +60,18 @@ pub(crate) fn answer(listener: BorrowedFd<'_>, id: u64, result: nix::Result<i64>
     send(listener, libc::seccomp_notif_resp { id, val, error, flags: 0 })
 }
 
+/// Ends the call with a value; gives whether it still waited. If not, a signal came between, and the call
+/// may be made again.
+pub(crate) fn answer_if_waiting(listener: BorrowedFd<'_>, id: u64, val: i64) -> nix::Result<bool> {
+    let mut response = libc::seccomp_notif_resp { id, val, error: 0, flags: 0 };
+    // SAFETY: the structure is of the type that the request's number has the size of.
+    match unsafe { request::send(listener.as_raw_fd(), &mut response) } {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Lets the kernel carry the call out as if nobody had been asked. The arguments in memory may have
 /// changed since they were read, so nothing may rest on them.
 pub(crate) fn let_go_on(listener: BorrowedFd<'_>, id: u64) -> nix::Result<()> {

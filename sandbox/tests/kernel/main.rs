@@ -14,6 +14,7 @@ mod capture;
 mod commands;
 mod doctor;
 mod escape;
+mod folders;
 mod foreign;
 mod lifecycle;
 mod single;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             calls::TESTS,
             single::TESTS,
             synced::TESTS,
+            folders::TESTS,
             capture::TESTS,
             escape::TESTS,
             lifecycle::TESTS,
