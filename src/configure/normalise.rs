@@ -103,9 +103,15 @@ pub(super) fn keeps(policy: IdentityPolicy, change: &TreeChange) -> bool {
     change.now == TreeEntry::Absent || !matches!(rule(policy, &change.path), Some(Rule::Drop))
 }
 
-/// Whether a link that a script made leads to what the commit does not have: it goes with it
-/// (`/etc/ssl/certs/HASH.0` of a certificate, whose name follows from its content).
+/// Links whose name follows from the content of what they lead to (openssl-rehash(1ssl)).
+const NAMED_BY_CONTENT: &[u8] = b"etc/ssl/certs/*.0";
+
+/// Whether a link leads to what the commit does not have, and its name is of no use once that is made
+/// anew. Other links stay: dovecot's, say, are to whatever certificate is there.
 pub(super) fn leads_to_dropped(policy: IdentityPolicy, path: &[u8], target: &[u8]) -> bool {
+    if !matches(NAMED_BY_CONTENT, path) {
+        return false;
+    }
     let parent = path.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
     let from = if target.starts_with(b"/") { &b""[..] } else { parent };
     let mut names = Vec::new();
@@ -159,15 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn links_to_what_is_dropped_go_with_it() {
+    fn links_named_by_what_is_dropped_go_with_it() {
         for (path, target, expected) in [
             ("etc/ssl/certs/ce275665.0", "ssl-cert-snakeoil.pem", true),
             ("etc/ssl/certs/ce275665.0", "/etc/ssl/certs/ssl-cert-snakeoil.pem", true),
-            ("etc/ssl/server.pem", "./certs//ssl-cert-snakeoil.pem", true),
-            ("etc/postfix/key.pem", "../ssl/private/ssl-cert-snakeoil.key", true),
-            ("key", "etc/ssl/private/ssl-cert-snakeoil.key", true),
+            ("etc/ssl/certs/ce275665.0", ".././certs//ssl-cert-snakeoil.pem", true),
             ("etc/ssl/certs/ca.0", "ca.pem", false),
-            ("var/lib/dbus/x", "/etc/machine-id", false), // is emptied, not dropped
+            ("etc/ssl/certs/machine.0", "/etc/machine-id", false), // is emptied, not dropped
+            ("etc/dovecot/private/dovecot.pem", "/etc/ssl/certs/ssl-cert-snakeoil.pem", false),
         ] {
             let leads = |policy| leads_to_dropped(policy, path.as_bytes(), target.as_bytes());
             assert_eq!(leads(IdentityPolicy::Remove), expected, "{path} {target}");
