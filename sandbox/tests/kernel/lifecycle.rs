@@ -36,6 +36,9 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
         println!("{}", serde_json::to_string(&findings).expect("JSON"));
         return ExitCode::SUCCESS;
     }
+    if role == "sorted" {
+        return crate::folders::say_what_is_enforced(arguments);
+    }
     let [base, work, rest @ ..] = arguments else { return ExitCode::FAILURE };
     let plan = crate::support::plan(Path::new(base), Path::new(work));
     let layers = sandbox::LayerFolder::make(Path::new(work)).expect("a folder for layers");
