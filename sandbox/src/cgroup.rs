@@ -29,7 +29,7 @@ impl Group {
     pub(crate) fn with_memory(most: u64) -> Result<Group, String> {
         let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
         let own = own_folder(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
-            .ok_or("there are no control groups of version 2")?;
+            .ok_or("this process is in no control group of version 2, or in the topmost")?;
         let parent = own.parent().ok_or("this process is in the topmost control group")?;
         Group::below(parent, std::process::id(), most)
     }

@@ -85,4 +85,4 @@ pub use plan::{
     Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
 };
 pub use session::{Command, Outcome, Session, Status, Stdio};
-pub use sweep::{LayerFolder, remove_kept, remove_tree, sweep};
+pub use sweep::{LayerFolder, remove_kept, sweep};

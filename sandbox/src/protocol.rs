@@ -23,8 +23,8 @@ use crate::{
     sys,
 };
 
-/// No message is larger; a length above it is garbage. (A plan with fix-ups for each file of a
-/// large image has some MiB.)
+/// No message is larger; a length above it is garbage. (Plans and batches of changes have some KiB, and
+/// with long attributes some MiB.)
 const LONGEST: u32 = 1 << 28;
 
 /// What the monitor is told.

@@ -34,12 +34,6 @@ pub fn remove_kept(folder: &Path) -> Result<()> {
     remove_paths(vec![folder])
 }
 
-/// Removes a folder tree with files of mapped ids, such as a layer that fix-ups were applied to.
-pub fn remove_tree(folder: &Path) -> Result<()> {
-    let folder = absolute(folder).doing_to("finding", folder)?;
-    remove_paths(vec![folder])
-}
-
 /// Where this process has made folders for layers.
 static FOLDERS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
@@ -73,24 +67,16 @@ impl LayerFolder {
     /// Removes it with all that is in it. Dropping it does the same but cannot tell what went wrong.
     pub fn remove(mut self) -> Result<()> {
         self.removed = true;
-        remove_layers(&self.folder)
+        let path = &self.folder.path;
+        work::remove(path).doing_to("removing", path)
     }
 }
 
 impl Drop for LayerFolder {
     fn drop(&mut self) {
         if !self.removed {
-            let _ = remove_layers(&self.folder);
+            let _ = work::remove(&self.folder.path);
         }
-    }
-}
-
-/// Starting a helper costs more than most removals: it is asked only for files of mapped ids, which
-/// fix-ups made.
-fn remove_layers(folder: &WorkFolder) -> Result<()> {
-    match work::remove(&folder.path) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => remove_tree(&folder.path),
-        result => result.doing_to("removing", &folder.path),
     }
 }
 

@@ -45,11 +45,6 @@ const RULES: &[(&str, Rule, &str)] = &[
         "says when each certificate came in",
     ),
     ("var/lib/doc-base/info/files.yml", Rule::Rewrite(rewrite::doc_base), "says when each file came in"),
-    (
-        "usr/share/info/dir",
-        Rule::Rewrite(rewrite::info_directory),
-        "has the order of find(1), which is the view's",
-    ),
     ("usr/share/info/dir.old", Rule::Drop, "update-info-dir's backup of a directory that never was in use"),
     ("etc/aliases.db", Rule::Rewrite(rewrite::berkeley_database), "has a random name and the time"),
     ("var/cache/ldconfig/aux-cache", Rule::Drop, "holds inode numbers and times; ldconfig(8) makes it anew"),

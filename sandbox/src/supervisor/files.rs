@@ -75,6 +75,9 @@ impl Target {
     }
 }
 
+/// The flags of an open that may make a file. (O_TMPFILE has O_DIRECTORY in it.)
+pub(super) const MAKES: i32 = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
+
 /// A call that makes a file, by where its path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Make {
@@ -118,7 +121,6 @@ impl Make {
     /// The flags of an open and the mode, as far as there are any. None: nothing is made, or a device,
     /// which nobody may make in a user namespace, or the path is to be looked up in a way of its own.
     fn flags_and_mode(self, path: usize, caller: &Caller<'_>) -> nix::Result<Option<(OFlag, u32)>> {
-        const MAKES: i32 = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
         let (flags, mode) = match self {
             Make::Open | Make::OpenAt | Make::OpenAt2 => match self.how(caller)? {
                 Some(how) if how.flags & MAKES != 0 && how.resolve == 0 => (how.flags, how.mode),

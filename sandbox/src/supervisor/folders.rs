@@ -17,6 +17,7 @@
 //! i386's readdir (call 89), which no C library has used since Linux 2.0.
 
 use std::{
+    borrow::Cow,
     cmp::Ordering,
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
@@ -120,7 +121,7 @@ impl Folders {
         };
         let listing = self.whole.get_mut(&start).ok_or(Errno::EIO)?;
         let room = (caller.argument(2) as u32).min(i32::MAX as u32) as usize;
-        let (length, count) = listing.give(done, room, structure.layout(abi), caller)?;
+        let (length, count) = listing.give(done, room, structure.width(abi), caller)?;
         let now = done + count;
         if count == 0 {
             return Ok(Answer::Value(0));
@@ -183,8 +184,8 @@ impl Folders {
     /// positions begin.
     fn add(&mut self, folder: (u64, u64), raw: &[u8], after: Option<&[u8]>) -> nix::Result<u32> {
         let mut entries = entries(raw)?;
-        entries.retain(|entry| after.is_none_or(|after| order(name(entry), after) == Ordering::Greater));
-        entries.sort_unstable_by(|one, other| order(name(one), name(other)));
+        entries.retain(|(name, _)| after.is_none_or(|after| order(name, after) == Ordering::Greater));
+        entries.sort_unstable_by(|(one, _), (other, _)| order(one, other));
         let last = i32::MAX as u32;
         let count = u32::try_from(entries.len()).ok().filter(|count| *count <= last);
         let count = count.ok_or(Errno::EOVERFLOW)?;
@@ -196,7 +197,7 @@ impl Folders {
         let mut listing = Listing { folder, entries: Vec::new(), ends: Vec::new(), stops: Vec::new() };
         listing.entries.reserve_exact(raw.len());
         listing.ends.reserve_exact(entries.len());
-        for (position, entry) in (start + 1..).zip(entries) {
+        for (position, (_, entry)) in (start + 1..).zip(entries) {
             let at = listing.entries.len();
             listing.entries.extend_from_slice(entry);
             listing.entries[at + 8..at + 16].copy_from_slice(&u64::from(position).to_ne_bytes());
@@ -253,10 +254,16 @@ impl Listing {
 
     /// Writes as many entries as there is room for to the caller; gives how many bytes and how many
     /// entries they are. None were left: 0.
-    fn give(&self, done: u32, room: usize, layout: Layout, caller: &Caller<'_>) -> nix::Result<(i64, u32)> {
+    fn give(
+        &self,
+        done: u32,
+        room: usize,
+        width: Option<usize>,
+        caller: &Caller<'_>,
+    ) -> nix::Result<(i64, u32)> {
         let mut most = self.count() - done;
         loop {
-            let (bytes, count) = self.encode(done, most, room, layout)?;
+            let (bytes, count) = self.encode(done, most, room, width)?;
             if count == 0 {
                 return Ok((0, 0));
             }
@@ -269,12 +276,27 @@ impl Listing {
     }
 
     /// As many entries, as the caller wants them; an error if there is no room for a single one.
-    fn encode(&self, done: u32, most: u32, room: usize, layout: Layout) -> nix::Result<(Vec<u8>, u32)> {
+    fn encode(
+        &self,
+        done: u32,
+        most: u32,
+        room: usize,
+        width: Option<usize>,
+    ) -> nix::Result<(Cow<'_, [u8]>, u32)> {
+        let Some(width) = width else {
+            let start = self.end(done);
+            let ends = &self.ends[done as usize..(done + most) as usize];
+            let count = ends.partition_point(|end| *end as usize <= start + room) as u32;
+            if count == 0 && most > 0 {
+                return Err(Errno::EINVAL);
+            }
+            return Ok((Cow::Borrowed(&self.entries[start..self.end(done + count)]), count));
+        };
         let mut bytes = Vec::new();
         let mut count = 0;
         for index in done..done + most {
             let length = bytes.len();
-            let added = layout.encode(self.entry(index), &mut bytes);
+            let added = encode_old(self.entry(index), width, &mut bytes);
             if added.is_err() || bytes.len() > room {
                 bytes.truncate(length);
                 if count == 0 {
@@ -284,65 +306,43 @@ impl Listing {
             }
             count += 1;
         }
-        Ok((bytes, count))
+        Ok((Cow::Owned(bytes), count))
     }
-}
-
-/// How an entry lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    /// `struct linux_dirent64`.
-    New,
-    /// `struct linux_dirent` with 64 bits.
-    Long,
-    /// The same with 32.
-    Short,
 }
 
 impl Structure {
-    fn layout(self, abi: Abi) -> Layout {
+    /// Of `struct linux_dirent`, how many bytes its numbers have.
+    fn width(self, abi: Abi) -> Option<usize> {
         match (self, abi) {
-            (Structure::New, _) => Layout::New,
-            (Structure::Old, Abi::I386 | Abi::Arm) => Layout::Short,
-            (Structure::Old, Abi::Native | Abi::X32) => Layout::Long,
+            (Structure::New, _) => None,
+            (Structure::Old, Abi::I386 | Abi::Arm) => Some(4),
+            (Structure::Old, Abi::Native | Abi::X32) => Some(8),
         }
     }
 }
 
-impl Layout {
-    /// Adds an entry. EOVERFLOW: its inode's number is too large, as the kernel says it.
-    fn encode(self, entry: &[u8], bytes: &mut Vec<u8>) -> nix::Result<()> {
-        let number = |at: usize| entry[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
-        let (inode, offset, kind, name) = (number(0), number(8), entry[18], name(entry));
-        let width = match self {
-            Layout::New => {
-                bytes.extend_from_slice(entry);
-                return Ok(());
-            }
-            Layout::Long => 8,
-            Layout::Short => 4,
-        };
-        // d_ino, d_off, d_reclen, d_name, its NUL, room, and in the last byte the type.
-        let length = (2 * width + 2 + name.len() + 2).next_multiple_of(width);
-        let end = bytes.len() + length;
-        for number in [inode, offset] {
-            match self {
-                Layout::Short => {
-                    bytes.extend(u32::try_from(number).map_err(|_| Errno::EOVERFLOW)?.to_ne_bytes())
-                }
-                _ => bytes.extend(number.to_ne_bytes()),
-            }
+/// Adds a `struct linux_dirent`. EOVERFLOW: the inode's number is too large, as the kernel says it.
+fn encode_old(entry: &[u8], width: usize, bytes: &mut Vec<u8>) -> nix::Result<()> {
+    let name = name(entry);
+    // d_ino, d_off, d_reclen, d_name, its NUL, room, and in the last byte the type.
+    let length = (2 * width + 2 + name.len() + 2).next_multiple_of(width);
+    let end = bytes.len() + length;
+    for at in [0, 8] {
+        let number = entry[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+        match width {
+            4 => bytes.extend(u32::try_from(number).map_err(|_| Errno::EOVERFLOW)?.to_ne_bytes()),
+            _ => bytes.extend(number.to_ne_bytes()),
         }
-        bytes.extend((length as u16).to_ne_bytes());
-        bytes.extend_from_slice(name);
-        bytes.resize(end - 1, 0);
-        bytes.push(kind);
-        Ok(())
     }
+    bytes.extend((length as u16).to_ne_bytes());
+    bytes.extend_from_slice(name);
+    bytes.resize(end - 1, 0);
+    bytes.push(entry[NAME_AT - 1]);
+    Ok(())
 }
 
-/// The entries that a call gave.
-fn entries(mut raw: &[u8]) -> nix::Result<Vec<&[u8]>> {
+/// The entries that calls gave, with their names.
+fn entries(mut raw: &[u8]) -> nix::Result<Vec<(&[u8], &[u8])>> {
     let mut entries = Vec::new();
     while !raw.is_empty() {
         let length = raw.get(16..18).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
@@ -350,7 +350,7 @@ fn entries(mut raw: &[u8]) -> nix::Result<Vec<&[u8]>> {
         if entry.len() <= NAME_AT {
             return Err(Errno::EIO);
         }
-        entries.push(entry);
+        entries.push((name(entry), entry));
         raw = rest;
     }
     Ok(entries)
@@ -366,4 +366,70 @@ fn name(entry: &[u8]) -> &[u8] {
 fn order(one: &[u8], other: &[u8]) -> Ordering {
     let is_name = |name: &[u8]| !matches!(name, b"." | b"..");
     (is_name(one), one).cmp(&(is_name(other), other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(names: &[&str]) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for name in names {
+            let (at, length) = (raw.len(), (NAME_AT + name.len() + 1).next_multiple_of(8));
+            raw.resize(at + length, 0);
+            raw[at + 16..at + 18].copy_from_slice(&(length as u16).to_ne_bytes());
+            raw[at + NAME_AT..at + NAME_AT + name.len()].copy_from_slice(name.as_bytes());
+        }
+        raw
+    }
+
+    fn names(listing: &Listing) -> Vec<&str> {
+        let names = (0..listing.count()).map(|index| name(listing.entry(index)));
+        names.map(|name| std::str::from_utf8(name).expect("UTF-8")).collect()
+    }
+
+    #[test]
+    fn listings_are_sorted_and_have_positions_of_their_own() {
+        let mut folders = Folders::new().expect("there is a /proc");
+        let raw = raw(&["b", "..", "a.b", "-", ".", "...", "a", "a-b", "B", ".a"]);
+        let sorted = [".", "..", "-", "...", ".a", "B", "a", "a-b", "a.b", "b"];
+        for (after, skipped, start) in
+            [(None, 0, 0), (Some("."), 1, 10), (Some("a"), 7, 19), (Some("aa"), 9, 22)]
+        {
+            let added = folders.add((1, 1), &raw, after.map(str::as_bytes)).expect("added");
+            assert_eq!((added, &names(&folders.whole[&added])[..]), (start, &sorted[skipped..]));
+        }
+        // An empty one has a position, too, and when all are used up they begin anew.
+        assert_eq!(folders.add((1, 1), &[], None), Ok(23));
+        folders.next = i32::MAX as u32 - 9;
+        assert_eq!((folders.add((1, 2), &raw, None), folders.whole.len()), (Ok(0), 1));
+    }
+
+    #[test]
+    fn the_oldest_are_given_up_but_for_where_somebody_stopped() {
+        let mut folders = Folders::new().expect("there is a /proc");
+        let all: Vec<_> = (0..1000).map(|number| format!("{number:0200}")).collect();
+        let raw = raw(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        let first = folders.add((1, 1), &raw, None).expect("added");
+        folders.whole.get_mut(&first).expect("there").stops = vec![500, 3, 500];
+        while folders.whole.contains_key(&first) {
+            folders.add((1, 2), &raw, None).expect("added");
+            assert!(folders.bytes <= MOST_BYTES);
+        }
+        assert_eq!(folders.bytes, folders.whole.values().map(Listing::size).sum::<usize>());
+        let left = &folders.left[&first];
+        let stops = [(3, all[2].clone().into_bytes()), (500, all[499].clone().into_bytes())];
+        assert_eq!((left.count, &left.stops[..]), (1000, &stops[..]));
+        folders.add((1, 2), &raw, None).expect("added");
+        assert_eq!(folders.left.len(), 1, "of those who stopped nowhere nothing is left");
+    }
+
+    #[test]
+    fn what_is_no_entry() {
+        assert_eq!(entries(&[0; 24]), Err(Errno::EIO));
+        let raw = raw(&["name"]);
+        for length in 1..raw.len() {
+            assert_eq!(entries(&raw[..length]), Err(Errno::EIO), "{length}");
+        }
+    }
 }

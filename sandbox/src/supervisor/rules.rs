@@ -10,7 +10,7 @@
 use super::{
     Call,
     attributes::Verb,
-    files::{Make, Target},
+    files::{MAKES, Make, Target},
     folders::Structure,
     identity::{Act, Who, Width},
     stat::{Layout, Stat},
@@ -145,8 +145,6 @@ pub(crate) const SINGLE_IS_KNOWN: bool = cfg!(any(
     target_arch = "loongarch64"
 ));
 
-/// The flags of an open that may make a file. (O_TMPFILE has O_DIRECTORY in it.)
-const MAKES: i32 = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
 /// The flags with which a write waits for the disk. (O_SYNC has O_DSYNC in it.)
 const SYNCS: i32 = libc::O_SYNC | libc::O_DSYNC;
 

@@ -1,10 +1,9 @@
 //! Files that are opened with O_SYNC or O_DSYNC: the same without, so that a write does not wait for the
 //! disk. The flags do not show in fcntl(F_GETFL) then.
 //!
-//! A child of the supervisor opens the file with the caller's permissions: it takes the caller's user,
-//! groups, capabilities and mask for its own, looks the path up from the caller's root and folder, and
-//! hands the descriptor over. It is forked for one call, so nothing has to be given back. The supervisor
-//! waits for it, which cannot take long: nothing but regular files is opened, and those without blocking.
+//! The supervisor opens the file with the caller's permissions: for that one call it takes the caller's
+//! user, groups, capabilities and mask for its own, and looks the path up from the caller's root and
+//! folder. That cannot take long: nothing but regular files is opened, and those without blocking.
 //!
 //! Whatever fails, and whatever is no regular file, the kernel opens as it was asked to, with its own
 //! errors. What a caller's own Landlock domain forbids is not looked at: tier full has it as little as
@@ -15,7 +14,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use caps::{CapSet, CapsHashSet};
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat, openat2},
@@ -24,9 +23,8 @@ use nix::{
         signal::Signal,
         stat::{Mode, fstat, umask},
         statfs::{PROC_SUPER_MAGIC, TMPFS_MAGIC, fstatfs},
-        wait::{WaitStatus, waitpid},
     },
-    unistd::{Gid, Pid, Uid, setfsgid, setfsuid, setgroups},
+    unistd::{Gid, Uid, setfsgid, setfsuid, setgroups},
 };
 
 use super::{
@@ -34,13 +32,7 @@ use super::{
     caller::{Caller, NAME, Status, own_link},
     files::{How, Make},
 };
-use crate::{
-    enforced::Tier,
-    sys::{
-        notify,
-        process::{self, Fork},
-    },
-};
+use crate::enforced::Tier;
 
 /// What makes writes wait. (O_SYNC has O_DSYNC in it.)
 pub(super) const SYNCED: OFlag = OFlag::O_SYNC.union(OFlag::O_DSYNC);
@@ -58,7 +50,7 @@ pub(super) fn open(make: Make, abi: Abi, tier: Tier, caller: &Caller<'_>) -> nix
     let folder = folder.map_or(libc::AT_FDCWD, |index| caller.int(index));
     let Ok(path) = caller.path(path) else { return Ok(Answer::GoOn) };
     if own_link(&path).is_some() {
-        return Ok(Answer::GoOn); // it would be the child's own
+        return Ok(Answer::GoOn); // it would be the supervisor's own
     }
     let opening = Opening {
         // With restrictions on the lookup an absolute path may start there, too.
@@ -75,17 +67,8 @@ pub(super) fn open(make: Make, abi: Abi, tier: Tier, caller: &Caller<'_>) -> nix
         flags,
         is_32_bit: matches!(abi, Abi::I386 | Abi::Arm),
     };
-    let Ok(child) = process::fork() else { return Ok(Answer::GoOn) };
-    match child {
-        Fork::Child => process::exit_now(i32::from(opening.give(tier, caller).is_err())),
-        Fork::Parent(pid) => loop {
-            match waitpid(Pid::from_raw(pid), None) {
-                Err(Errno::EINTR) => {}
-                Ok(WaitStatus::Exited(_, 0)) => return Ok(Answer::Given),
-                _ => return Ok(Answer::GoOn),
-            }
-        },
-    }
+    let close_on_exec = flags.contains(OFlag::O_CLOEXEC);
+    Ok(opening.as_caller(tier, caller).map_or(Answer::GoOn, |file| Answer::Descriptor(file, close_on_exec)))
 }
 
 /// An open to be done in another's place.
@@ -101,24 +84,14 @@ struct Opening {
 }
 
 impl Opening {
-    /// Opens the file as the caller and gives it to the caller: the whole life of the child.
-    fn give(&self, tier: Tier, caller: &Caller<'_>) -> nix::Result<()> {
+    /// Opens the file as the caller.
+    fn as_caller(&self, tier: Tier, caller: &Caller<'_>) -> nix::Result<OwnedFd> {
         let status = caller.status()?;
-        std::mem::forget(caller.enter_root()?); // the child stays there
-        become_like(&status, tier)?;
-        // What changes a process's permissions takes this away.
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        let _root = caller.enter_root()?;
+        let _disguise = Disguise::like(&status, tier)?; // given back before the root is
         let file = self.open()?;
         caller.still_waits()?;
-        let close_on_exec = self.flags.contains(OFlag::O_CLOEXEC);
-        let given = notify::answer_with(caller.listener, caller.notification.id, file.as_fd(), close_on_exec);
-        match given {
-            // There is a new file already: the kernel would refuse to make it.
-            Err(errno) if self.flags.contains(OFlag::O_EXCL) => {
-                notify::answer(caller.listener, caller.notification.id, Err(errno))
-            }
-            given => given,
-        }
+        Ok(file)
     }
 
     fn open(&self) -> nix::Result<OwnedFd> {
@@ -172,32 +145,57 @@ impl Opening {
     }
 }
 
-/// Takes what the kernel asks about when a file is opened from a thread's /proc/PID/status, for good.
-fn become_like(status: &Status, tier: Tier) -> nix::Result<()> {
-    umask(status.umask()?);
-    let numbers = |field| -> nix::Result<Vec<u32>> {
-        let numbers = status.field(field)?.split_ascii_whitespace();
-        numbers.map(|number| number.parse().map_err(|_| Errno::EIO)).collect()
-    };
-    // Real, effective, saved, and the file system's.
-    let (user, group) = (numbers("Uid")?, numbers("Gid")?);
-    let (Some(&user), Some(&group)) = (user.get(3), group.get(3)) else { return Err(Errno::EIO) };
-    if tier == Tier::Full {
-        // In tier single nobody can leave a group.
+/// What the kernel asks about when a file is opened, taken from a thread for as long as this lives.
+struct Disguise {
+    tier: Tier,
+    mask: Mode,
+    permitted: CapsHashSet,
+}
+
+impl Disguise {
+    fn like(status: &Status, tier: Tier) -> nix::Result<Disguise> {
+        let numbers = |field| -> nix::Result<Vec<u32>> {
+            let numbers = status.field(field)?.split_ascii_whitespace();
+            numbers.map(|number| number.parse().map_err(|_| Errno::EIO)).collect()
+        };
+        // Real, effective, saved, and the file system's.
+        let (user, group) = (numbers("Uid")?, numbers("Gid")?);
+        let (Some(&user), Some(&group)) = (user.get(3), group.get(3)) else { return Err(Errno::EIO) };
         let groups: Vec<_> = numbers("Groups")?.into_iter().map(Gid::from_raw).collect();
-        setgroups(&groups)?;
+        let effective = u64::from_str_radix(status.field("CapEff")?, 16).map_err(|_| Errno::EIO)?;
+        let permitted = caps::read(None, CapSet::Permitted).map_err(|_| Errno::EPERM)?;
+        let has = |capability: &Capability| capability.bitmask() & effective != 0;
+        let capabilities = permitted.iter().copied().filter(has).collect();
+        // From here on there is something to give back.
+        let disguise = Disguise { tier, mask: umask(status.umask()?), permitted };
+        disguise.put_on(Uid::from_raw(user), Gid::from_raw(group), &groups, &capabilities)?;
+        Ok(disguise)
     }
-    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-    // The call gives what was before, and no error.
-    setfsgid(group);
-    setfsuid(user);
-    if setfsgid(group) != group || setfsuid(user) != user {
-        return Err(Errno::EPERM);
+
+    fn put_on(&self, user: Uid, group: Gid, groups: &[Gid], effective: &CapsHashSet) -> nix::Result<()> {
+        if self.tier == Tier::Full {
+            setgroups(groups)?; // in tier single nobody can leave a group
+        }
+        setfsgid(group);
+        setfsuid(user);
+        // The calls give what was before, and no error.
+        if setfsgid(group) != group || setfsuid(user) != user {
+            return Err(Errno::EPERM);
+        }
+        // After the user, with whom the kernel changes some of them.
+        caps::set(None, CapSet::Effective, effective).map_err(|_| Errno::EPERM)
     }
-    let effective = u64::from_str_radix(status.field("CapEff")?, 16).map_err(|_| Errno::EIO)?;
-    let failed = |_| Errno::EPERM;
-    let permitted = caps::read(None, CapSet::Permitted).map_err(failed)?;
-    let effective: CapsHashSet =
-        permitted.into_iter().filter(|capability| capability.bitmask() & effective != 0).collect();
-    caps::set(None, CapSet::Effective, &effective).map_err(failed)
+}
+
+impl Drop for Disguise {
+    fn drop(&mut self) {
+        umask(self.mask);
+        let back = caps::set(None, CapSet::Effective, &self.permitted).map_err(|_| Errno::EPERM);
+        let back = back.and_then(|()| self.put_on(Uid::from_raw(0), Gid::from_raw(0), &[], &self.permitted));
+        // Whoever changes what a process may do takes this away, too (prctl(2)).
+        if back.and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL)).is_err() {
+            // Anything else would answer the next caller with another's permissions.
+            crate::sys::process::exit_now(1);
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! Folders whose names come in one order. The oracle is the kernel: in a sandbox that does not sort, the
 //! same programs must see the same but for the order.
 
-use sandbox::{Plan, Session, Tier};
+use std::process::{Command as Host, ExitCode};
+
+use sandbox::{Enforced, Plan, Session, Tier};
 
 use crate::{
     calls::python,
-    support::{Test, Tree, output},
+    support::{Test, Tree, output, plan},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -17,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("folders::every_abi", &["userns", "python"], every_abi),
     ("folders::many_at_once", &["userns", "python"], many_at_once),
     ("folders::left_to_the_kernel", &["userns", "python"], left_to_the_kernel),
+    ("folders::nobody_to_sort_them", &["userns", "python"], nobody_to_sort_them),
 ];
 
 /// What programs here are written with. `getdents` gives entries as (name, type, number, cookie).
@@ -301,10 +304,11 @@ for work in alone, together:
     for thread in threads: thread.start()
     for thread in threads: thread.join()
 say(wrong, sorted(parts, key=order) == whole)
-# A thread with descriptors of its own.
+# A thread with descriptors of its own, which has a way to them since Linux 6.9.
 def own():
     assert libc.unshare(0x400) == 0
-    f = opened("/srv/many"); say(names(rest(f)) == whole); os.close(f)
+    f = opened("/srv/many"); say(names(rest(f)) == whole or release < (6, 9)); os.close(f)
+release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 thread = threading.Thread(target=own); thread.start(); thread.join()
 # Signals whose handlers let calls go on, and callers that are killed.
 signal.signal(signal.SIGALRM, lambda *_: None); signal.siginterrupt(signal.SIGALRM, False); signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
@@ -327,5 +331,43 @@ fn left_to_the_kernel() {
 f = opened("/proc/self/fd"); say(len(rest(f)))
 say(str(os.getpid()) in os.listdir("/proc"), os.listdir("/proc/self/task") == [str(os.getpid())], os.listdir("/proc/self/ns"))
 thread = threading.Thread(target=lambda: say(len(os.listdir("/proc/self/task")), len(os.listdir("/proc/thread-self/fd")) > 3)); thread.start(); thread.join()"#,
+    );
+}
+
+/// What this program does where somebody around it answers system calls.
+pub(crate) fn say_what_is_enforced(arguments: &[String]) -> ExitCode {
+    let [base, work] = arguments else { return ExitCode::FAILURE };
+    let plan = plan(base.as_ref(), work.as_ref());
+    let plan = Plan { tier: Some(Tier::Full), sorted_folders: true, ..plan };
+    let session = Session::start(&plan).expect("a session");
+    println!("{}", serde_json::to_string(session.enforced()).expect("JSON"));
+    session.close().expect("it closes");
+    ExitCode::SUCCESS
+}
+
+/// The kernel allows one supervisor, and somebody else's is there already: that is said.
+fn nobody_to_sort_them() {
+    const AROUND: &str = r#"
+import ctypes, os, platform, struct, sys
+libc = ctypes.CDLL(None, use_errno=True); seccomp = {"x86_64": 317, "aarch64": 277}[platform.machine()]
+allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7fff0000))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(allow)))
+listener = libc.syscall(seccomp, 1, 8, program); assert listener >= 0, ctypes.get_errno()
+os.set_inheritable(listener, True); os.execv(sys.argv[1], sys.argv[1:])"#;
+    if !nix::unistd::geteuid().is_root() || !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        return; // without no_new_privs, which newuidmap(1) cannot do with, only root may install a filter
+    }
+    let tree = Tree::new();
+    let this = std::env::current_exe().expect("it has a path");
+    let mut host = Host::new("python3");
+    let host = host.args(["-c", AROUND]).arg(this).arg("--role=sorted").arg(tree.base()).arg(tree.work());
+    let said = host.output().expect("python3 starts");
+    assert!(said.status.success(), "{said:?}");
+    let enforced: Enforced = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert!(!enforced.inside.sorted_folders);
+    let degraded = &enforced.inside.degraded;
+    assert!(
+        degraded.iter().any(|line| line.starts_with("folders list their names in the order of")),
+        "{degraded:?}"
     );
 }

@@ -36,6 +36,9 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
         println!("{}", serde_json::to_string(&findings).expect("JSON"));
         return ExitCode::SUCCESS;
     }
+    if role == "sorted" {
+        return crate::folders::say_what_is_enforced(arguments);
+    }
     let [base, work, rest @ ..] = arguments else { return ExitCode::FAILURE };
     let plan = crate::support::plan(Path::new(base), Path::new(work));
     let layers = sandbox::LayerFolder::make(Path::new(work)).expect("a folder for layers");
@@ -140,10 +143,13 @@ fn kept_and_taken_up_again() {
         assert!(matches!(now(&all, "etc/old"), Entry::Removed));
     }
     // A removal that was interrupted can be ended.
-    fs::rename(kept.join("upper"), tree.path().join("upper")).expect("moved away");
-    sandbox::remove_kept(&kept).expect("removed");
-    assert!(!kept.exists());
-    sandbox::remove_tree(&tree.path().join("upper")).expect("removed");
+    let unlocked = tree.path().join("unlocked");
+    fs::create_dir(&unlocked).expect("made");
+    fs::rename(kept.join("upper"), unlocked.join("upper")).expect("moved away");
+    for kept in [&kept, &unlocked] {
+        sandbox::remove_kept(kept).expect("removed");
+        assert!(!kept.exists());
+    }
     assert_eq!(sandbox::remove_kept(&kept).expect_err("gone already").kind(), sandbox::Kind::Plan);
 }
 

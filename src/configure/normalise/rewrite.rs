@@ -1,6 +1,5 @@
-//! Times of the build, random names, and the order in which a folder lists its files, inside files that
-//! an image cannot do without: how they are replaced in each format. Not for whole files, which rules
-//! drop or empty.
+//! Times of the build and random names inside files that an image cannot do without: how they are
+//! replaced in each format. Not for whole files, which rules drop or empty.
 //!
 //! Each function takes a content and the time to write instead, in seconds since 1970; it gives none
 //! where the content is not what it knows to the last byte.
@@ -75,31 +74,6 @@ pub(super) fn doc_base(content: &[u8], time: u64) -> Option<Vec<u8>> {
         _ => line.to_owned(),
     });
     Some(lines.collect::<String>().into_bytes())
-}
-
-/// The directory of info(1): update-info-dir(8) adds one file after another as find(1) lists them, and
-/// install-info(1) puts an entry somewhere among those that begin alike. Sorted by name, each section
-/// for itself.
-pub(super) fn info_directory(content: &[u8], _: u64) -> Option<Vec<u8>> {
-    let (head, menu) = std::str::from_utf8(content).ok()?.split_once("\n* Menu:\n")?;
-    let mut written = format!("{head}\n* Menu:\n");
-    for section in menu.split_inclusive("\n\n") {
-        let text = section.trim_end_matches('\n');
-        let starts = text.match_indices("\n* ").map(|(at, _)| at + 1);
-        let mut places: Vec<usize> = starts.chain([text.len()]).collect();
-        if text.starts_with("* ") {
-            places.insert(0, 0);
-        }
-        written.push_str(&text[..places[0]]);
-        let mut entries: Vec<&str> =
-            places.windows(2).map(|place| text[place[0]..place[1]].trim_end()).collect();
-        entries.sort_by_cached_key(|entry| {
-            (entry.split(':').next().map(str::to_lowercase), (*entry).to_owned())
-        });
-        written.push_str(&entries.join("\n"));
-        written.push_str(&section[text.len()..]);
-    }
-    Some(written.into_bytes())
 }
 
 /// A Berkeley database that postalias(1) wrote: the random name in its head, which is for databases
@@ -220,26 +194,6 @@ mod tests {
         let expected = "---\n/usr/share/doc-base/x.CT: 1:\n  CT: 7\n  ID: CT: 3\n/y:\n  CT: later\n";
         assert_eq!(doc_base(text.as_bytes(), 7), Some(expected.as_bytes().to_vec()));
         assert_eq!(doc_base(b"\xff", 7), None);
-    }
-
-    #[test]
-    fn info_directories_are_sorted() {
-        let head = "File: dir\n* no: (entry).\n\n* Menu:\n";
-        let basics = "\nBasics\n* Bison: (b).  Parses.\n* common options: (c).\n     Of all.\n* Zip: (z).\n";
-        let others = "\nOthers\n* diff: (diffutils)Invoking diff.\n* diff3: (diffutils)Invoking diff3.\n";
-        let mixed = "\nOthers\n* diff3: (diffutils)Invoking diff3.\n* diff: (diffutils)Invoking diff.\n";
-        let shuffled =
-            "\nBasics\n* Zip: (z).\n* common options: (c).\n     Of all.\n* Bison: (b).  Parses.\n";
-        let expected = format!("{head}{basics}{others}");
-        for text in [expected.clone(), format!("{head}{basics}{mixed}"), format!("{head}{shuffled}{others}")]
-        {
-            let written =
-                info_directory(text.as_bytes(), 0).map(|bytes| String::from_utf8(bytes).expect("text"));
-            assert_eq!(written.as_deref(), Some(expected.as_str()));
-        }
-        let empty = format!("{head}\nBasics\n");
-        assert_eq!(info_directory(empty.as_bytes(), 0), Some(empty.clone().into_bytes()));
-        assert_eq!(info_directory(b"no menu", 0), None);
     }
 
     /// Two pages, head and items, as postalias writes them; `name` is also what was in memory.
