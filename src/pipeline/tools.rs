@@ -58,7 +58,8 @@ impl Foreign {
 
     /// Where an image's tools are pinned.
     fn lock_path(&self, image: &Image) -> PathBuf {
-        image.lock.with_file_name(format!("{}.tools.{}.lock", image.request.image, self.host.name))
+        // By the image's own lock: a second run of it (`verify`) has another name and the same tools.
+        image.lock.with_extension(format!("tools.{}.lock", self.host.name))
     }
 
     /// The refs of its emulators.
