@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &[String], groups: &[&[Test]], once: &[&[Test]]) ->
             continue;
         }
         if let Some((what, why)) = missing.iter().find(|(what, _)| needs.contains(what)) {
-            if must_run.split(',').any(|must| must == *what) {
+            if must_run.split(',').any(|must| must == "all" || must == *what) {
                 println!("{who}: {name}: FAILED: it must run, but {why}");
                 failed.push(*name);
             } else {
