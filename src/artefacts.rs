@@ -221,6 +221,9 @@ pub struct Composed {
     pub held: Vec<HeldFile>,
 }
 
+/// dpkg's suffix of a configuration file until its package is configured.
+pub const NEW_CONFFILE: &str = ".dpkg-new";
+
 /// A file of an unpacked tree that gets its place only when a preinst has run: one that says
 /// `dpkg-divert`, and so may decide whose file is at that place. dpkg runs a preinst before it unpacks
 /// the package, and until then has none of the package's files.

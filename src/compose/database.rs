@@ -11,11 +11,11 @@ use std::{
 
 use super::{
     Package,
-    merge::{Merged, NEW_CONFFILE, mark_of},
+    merge::{Merged, mark_of},
     status,
 };
 use crate::{
-    artefacts::{HeldFile, Metadata},
+    artefacts::{HeldFile, Metadata, NEW_CONFFILE},
     error::{Context, Error, Result},
     store::{Folder, Node, Store, Transaction},
 };

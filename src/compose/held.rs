@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Package,
-    merge::{Merge, NEW_CONFFILE, mark_of},
+    merge::{Merge, mark_of},
 };
 use crate::{
-    artefacts::{HeldFile, Rival},
+    artefacts::{HeldFile, NEW_CONFFILE, Rival},
     debian::{deb822, relation},
     digest::Sha256,
     error::{Error, Result},

@@ -13,15 +13,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{MergedUsr, Package, held::Holding};
 use crate::{
-    artefacts::{HeldFile, Metadata},
+    artefacts::{HeldFile, Metadata, NEW_CONFFILE},
     debian::{relation, version},
     digest::Sha256,
     error::{Context, Error, Result},
     store::{Folder, Node, Store, Transaction},
 };
-
-/// What dpkg calls a configuration file until its package is configured.
-pub(super) const NEW_CONFFILE: &str = ".dpkg-new";
 
 /// How many links are followed on one path (path_resolution(7)).
 const LINK_LIMIT: usize = 40;

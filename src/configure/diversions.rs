@@ -10,11 +10,8 @@ use std::collections::BTreeSet;
 
 use crate::{
     Error, Result,
-    artefacts::{HeldFile, Rival},
+    artefacts::{HeldFile, NEW_CONFFILE, Rival},
 };
-
-/// dpkg's suffix of a configuration file until it is configured.
-const NEW_CONFFILE: &str = ".dpkg-new";
 
 /// A line of dpkg's `diversions`.
 #[derive(Clone, Debug, PartialEq, Eq)]
