@@ -74,9 +74,6 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
 }
 
-// Values that are hidden belong to the command line's contract and are parsed; the pipeline says
-// that it cannot give them yet.
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Tier {
     Auto,

@@ -8,8 +8,7 @@ use crate::{Error, Result, pipeline};
 /// Make images again, under other conditions, and say what differs
 ///
 /// Composes and configures each image a second time, as far as this machine can in another tier and
-/// view of the sandbox, with one processor, other process numbers and another order of files in folders,
-/// and compares the two commits. Prints `IMAGE CHECKSUM` where they are the same. Where they are not,
+/// view of the sandbox, with one processor and other process numbers, and compares the two commits. Prints `IMAGE CHECKSUM` where they are the same. Where they are not,
 /// each path that differs is printed with the programs that wrote it, and the second image stays at
 /// deb/images/IMAGE/again. An image must have been built before; the longer ago, the more of what
 /// depends on the date shows.

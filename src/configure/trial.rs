@@ -18,25 +18,30 @@ const LAST_PROCESS: u32 = 2600;
 
 /// What a second run needs.
 pub struct Trial {
-    log: tempfile::NamedTempFile,
+    /// Has the log of who writes. It is swept by a later run if this one is killed.
+    folder: sandbox::LayerFolder,
 }
 
 impl Trial {
-    /// Prepares one; `folder` is for the log of who writes.
+    /// Prepares one, with a folder of its own below `work`.
     ///
     /// # Errors
-    /// If the log cannot be made.
-    pub fn new(folder: &Path) -> Result<Self> {
-        let log = tempfile::Builder::new()
-            .prefix("writers-")
-            .tempfile_in(folder)
-            .with_context(|| format!("making a file in {}", folder.display()))?;
-        Ok(Trial { log })
+    /// If the folder or the log in it cannot be made.
+    pub fn new(work: &Path) -> Result<Self> {
+        let folder = sandbox::LayerFolder::make(work).context("making a work folder")?;
+        let trial = Trial { folder };
+        let log = trial.log();
+        std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;
+        Ok(trial)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("writers")
     }
 
     /// Starts the sandbox otherwise than it would be: in what the user did not ask for.
     pub(super) fn start(&self, plan: &mut Plan) -> sandbox::Result<Session> {
-        plan.writers = Some(Writers { log: PathBuf::from(self.log.path()), variable: VARIABLE.to_owned() });
+        plan.writers = Some(Writers { log: self.log(), variable: VARIABLE.to_owned() });
         let mut views = View::PREFERENCE.to_vec();
         views.reverse();
         plan.conditions = Conditions { views, processors: Some(1), last_process: Some(LAST_PROCESS) };
@@ -57,8 +62,8 @@ impl Trial {
     /// # Errors
     /// If the log cannot be read.
     pub fn writers(&self) -> Result<BTreeMap<Vec<u8>, Vec<String>>> {
-        let path = self.log.path();
-        let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let path = self.log();
+        let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         let mut writers: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
         // A killed supervisor may have left half a line.
         let lines = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());

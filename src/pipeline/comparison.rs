@@ -8,7 +8,7 @@ use crate::{
     difference::{self, PackageId},
     digest::Sha256,
     store::{
-        Change, Store,
+        Store,
         records::{configured_reference, unpacked_reference},
     },
 };
@@ -29,11 +29,7 @@ pub fn diff(session: &Session<'_>, a: &str, b: &str) -> Result<Vec<String>> {
     if let (Operand::Commit(a, _), Operand::Commit(b, _)) = (&a, &b) {
         let store = Store::open(&session.repo)?;
         for difference in store.diff(*a, *b)? {
-            let sign = match difference.change {
-                Change::Added => '+',
-                Change::Removed => '-',
-                Change::Changed | Change::Replaced => '~',
-            };
+            let sign = difference.change.sign();
             lines.push(format!("{sign} /{}", String::from_utf8_lossy(&difference.path)));
         }
     }

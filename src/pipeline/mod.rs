@@ -231,13 +231,6 @@ impl Session<'_> {
         self.repo.join(store::PRIVATE_FOLDER).join("work")
     }
 
-    /// The same folder, which is made if it is missing.
-    fn work_made(&self) -> Result<PathBuf> {
-        let work = self.work();
-        std::fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
-        Ok(work)
-    }
-
     /// What a failed stage 2 of an image left.
     fn kept(&self, image: &str) -> PathBuf {
         self.repo.join(store::PRIVATE_FOLDER).join("failed").join(file_name(image))

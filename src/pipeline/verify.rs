@@ -14,7 +14,7 @@ use crate::{
     configure::Trial,
     digest::Sha256,
     store::{
-        Change, Content, Store,
+        Content, Store,
         records::{configured_reference, unpacked_reference},
     },
 };
@@ -93,7 +93,7 @@ fn make_again(
         });
     }
     let begun = SystemTime::now();
-    let trial = Trial::new(&session.work_made()?)?;
+    let trial = Trial::new(&session.work())?;
     let (committed, configured) =
         stage_two::run_stage_two(session, image, options, &composed_again, Some(&trial))?;
     let again = committed.commit;
@@ -108,11 +108,7 @@ fn make_again(
 
 /// What was otherwise, as far as the sandbox says so.
 fn conditions(configured: &Configured) -> String {
-    let of = |name: &str| {
-        let find =
-            |value: &serde_json::Value| value.get(name).and_then(|value| value.as_str()).map(str::to_owned);
-        find(&configured.enforced).or_else(|| find(configured.enforced.get("inside")?)).unwrap_or_default()
-    };
+    let of = |name: &str| configured.enforced[name].as_str().unwrap_or_default();
     format!(
         "tier {}, view {}, one processor, other process numbers, another time and folder",
         of("tier"),
@@ -146,13 +142,8 @@ fn differences(store: &Store, a: Sha256, b: Sha256, trial: Option<&Trial>) -> Re
     }
     let mut writers = trial.map(Trial::writers).transpose()?.unwrap_or_default();
     let found = store.diff(a, b)?.into_iter().map(|difference| {
-        let sign = match difference.change {
-            Change::Added => '+',
-            Change::Removed => '-',
-            Change::Changed | Change::Replaced => '~',
-        };
         let writers = writers.remove(&difference.path).unwrap_or_default();
-        Disparity { sign, path: difference.path, writers }
+        Disparity { sign: difference.change.sign(), path: difference.path, writers }
     });
     Ok(found.collect())
 }

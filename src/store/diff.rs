@@ -16,6 +16,17 @@ pub enum Change {
     Replaced,
 }
 
+impl Change {
+    /// As people read it: `+` only in the second tree, `-` only in the first, `~` in both.
+    pub fn sign(self) -> char {
+        match self {
+            Change::Added => '+',
+            Change::Removed => '-',
+            Change::Changed | Change::Replaced => '~',
+        }
+    }
+}
+
 /// A path that differs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
