@@ -20,6 +20,7 @@
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `capture`, `cgroup` | outside, as the namespace's root |
 //! | `supervisor`, `owners`, `acl`, `recorded` | outside, answering system calls of those inside; records of owners |
+//! | `disk` | trees as folders of the host, outside of any sandbox: read, written, moved into |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
@@ -53,6 +54,7 @@ mod capture;
 mod cgroup;
 mod child;
 mod diagnose;
+mod disk;
 mod enforced;
 mod error;
 mod execute;
@@ -78,6 +80,7 @@ mod work;
 
 pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
+pub use disk::{FirstIds, FolderRead, read_folder, remove_contents};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, prepare, use_helper};

@@ -30,7 +30,7 @@ use crate::{
     bytes::{c_string, escape},
     capture,
     cgroup::Group,
-    child,
+    child, disk,
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     owners::{self, Links, Owner, Remembered},
@@ -185,6 +185,11 @@ impl Monitor {
                 capture::send_changes(&session.start.folder.join("upper"), recorded, control)?;
                 Ok(FromMonitor::Done)
             }
+            ToMonitor::Read(folder) => {
+                let read = capture::send_folder(&folder, control)?;
+                read.learnt(&folder).map(FromMonitor::Read)
+            }
+            ToMonitor::Empty(folder) => disk::empty(&folder).map(|()| FromMonitor::Done),
             ToMonitor::Keep(folder) => {
                 self.session.as_mut().ok_or_else(|| Error::bug("no session"))?.keep(&folder)?;
                 Ok(FromMonitor::Done)
@@ -199,7 +204,7 @@ impl Monitor {
                 Some(error) => Err(error),
                 None => Ok(FromMonitor::Done),
             },
-            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough => {
+            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough | ToMonitor::ItIs(_) => {
                 Err(Error::bug(format_args!("{message:?} makes no sense here")))
             }
         }

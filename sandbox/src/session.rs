@@ -16,7 +16,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    capture::{Change, Entry},
+    capture::Change,
     enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
@@ -301,28 +301,9 @@ impl Session {
         each: &mut dyn FnMut(Change, Option<File>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.over = Some("the changes were listed");
-        let mut answer = self.helper.ask(&ToMonitor::Changes, &[])?;
-        loop {
-            let (FromMonitor::Changes { changes, last }, contents) = answer else {
-                return Err(unexpected(&answer.0).into());
-            };
-            let mut contents = contents.into_iter().map(File::from);
-            for change in changes {
-                let content = match change.now {
-                    Entry::File { .. } => {
-                        Some(contents.next().ok_or_else(|| Error::bug("a file came without content"))?)
-                    }
-                    _ => None,
-                };
-                if let Err(error) = each(change, content) {
-                    self.helper.ask_done(&ToMonitor::Enough)?;
-                    return Err(error);
-                }
-            }
-            if last {
-                return Ok(self.helper.ask_done(&ToMonitor::Next)?);
-            }
-            answer = self.helper.ask(&ToMonitor::Next, &[])?;
+        match self.helper.receive_changes(&ToMonitor::Changes, each)? {
+            FromMonitor::Done => Ok(()),
+            other => Err(unexpected(&other).into()),
         }
     }
 
