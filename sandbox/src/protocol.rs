@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
-    disk::Learnt,
+    disk::{Learnt, Moved, Order},
     enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
     owners::Owner,
@@ -49,6 +49,10 @@ pub(crate) enum ToMonitor {
     Close,
     /// Read a folder of the host, as changes.
     Read(#[serde(with = "crate::bytes")] PathBuf),
+    /// End everything inside, move the changes where this says, and remove the session's folder.
+    Move(Box<Order>),
+    /// End the move that was begun from this folder.
+    FinishMove(#[serde(with = "crate::bytes")] PathBuf),
     /// Remove all that is in this folder of the host.
     Empty(#[serde(with = "crate::bytes")] PathBuf),
     /// The file is this owner's, outside.
@@ -91,6 +95,8 @@ pub(crate) enum FromMonitor {
     WhoseIsThis,
     /// The folder has been read.
     Read(Learnt),
+    /// The changes have been moved.
+    Moved(Moved),
     /// What was asked is done.
     Done,
     /// It failed.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::Change,
+    disk::{self, Edits, Moved},
     enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
@@ -316,6 +317,24 @@ impl Session {
         self.helper.ask_done(&ToMonitor::Keep(folder.clone()))?;
         self.folder = folder;
         Ok(())
+    }
+
+    /// Ends everything inside and moves what changed into `target`, the folder of the host that the
+    /// lowest layer was made of. Files become further names of what is in the upper layer where both are
+    /// in one file system, and are copied else; what is there at a changed name goes away. Then the
+    /// session's folder is removed, a kept one, too.
+    ///
+    /// Owners are the kernel's in tier full, and records in tier single: [`Moved::not_on_disk`] has what could
+    /// not be so. Once the first change is moved, all of them will be: when this is killed, or fails, the
+    /// folder stays, [`unfinished_moves`](crate::unfinished_moves) finds it and
+    /// [`finish_move`](crate::finish_move) does the rest.
+    pub fn move_into(&mut self, target: &Path, edits: &Edits) -> Result<Moved> {
+        self.over = Some("the changes were moved");
+        let order = disk::order(&self.folder, target, self.enforced.tier, edits)?;
+        match self.helper.ask(&ToMonitor::Move(Box::new(order)), &[])?.0 {
+            FromMonitor::Moved(moved) => Ok(moved),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Where its upper layer and its lock are.
