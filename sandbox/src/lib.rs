@@ -81,8 +81,8 @@ mod work;
 pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use disk::{
-    Edits, FirstIds, FolderRead, Given, Missing, Moved, NotOnDisk, UnfinishedMove, finish_move, read_folder,
-    remove_contents, unfinished_moves,
+    Edits, FirstIds, FolderRead, Given, Missing, Moved, NotOnDisk, Rearrange, UnfinishedMove, finish_move,
+    read_folder, remove_contents, unfinished_moves,
 };
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
@@ -91,4 +91,4 @@ pub use plan::{
     Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
 };
 pub use session::{Command, Outcome, Session, Status, Stdio};
-pub use sweep::{LayerFolder, remove_kept, sweep};
+pub use sweep::{LayerFolder, remove_kept, remove_work, sweep};

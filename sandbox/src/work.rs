@@ -37,6 +37,8 @@ use crate::{
 
 const PREFIX: &str = "session-";
 const LOCK: &str = "lock";
+/// Locked while a folder is made or looked for.
+pub(crate) const ALL_LOCK: &str = ".lock";
 
 /// A locked session folder. The lock belongs to the open file: it holds until the last process that
 /// has it open is gone, however that ends.
@@ -108,7 +110,7 @@ impl WorkFolder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         DirBuilder::new().recursive(true).mode(0o700).create(below).doing_to("making", below)?;
         // No sweep looks at the folder before it is locked.
-        let _making = lock(&below.join(".lock"), true)?;
+        let _making = lock(&below.join(ALL_LOCK), true)?;
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = below.join(format!("{PREFIX}{}-{number}", std::process::id()));
@@ -163,7 +165,7 @@ impl WorkFolder {
         if !below.is_dir() {
             return Ok(Vec::new());
         }
-        let _looking = lock(&below.join(".lock"), true)?;
+        let _looking = lock(&below.join(ALL_LOCK), true)?;
         let mut dead = Vec::new();
         for entry in fs::read_dir(below).doing_to("reading", below)? {
             let entry = entry.doing_to("reading", below)?;

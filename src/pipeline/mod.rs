@@ -5,6 +5,7 @@
 //! | `locks` | `lock`, `lock --why` |
 //! | `pool` | `fetch`: debs into the repository |
 //! | `stage_two` | `configure`, `run` |
+//! | `rootfs` | `configure --rootfs` |
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `comparison` | `diff` |
@@ -19,6 +20,7 @@ mod dates;
 mod listings;
 mod locks;
 mod pool;
+mod rootfs;
 mod stage_two;
 mod tools;
 mod verify;
@@ -99,6 +101,7 @@ pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
 pub use pool::fetch;
+pub use rootfs::{Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
 

@@ -9,12 +9,14 @@
 //! plain.rs      what a folder that is no layer says of its owners;  capture.rs reads it
 //! write.rs      writing entries with their owners;  content.rs copies contents
 //! moves.rs      what a session changed goes into the folder that its base was
+//! rearrange.rs  names that are changed before
 //! remove.rs     removing, by descriptors
 //! ```
 
 mod content;
 mod moves;
 mod plain;
+mod rearrange;
 mod remove;
 mod write;
 
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use moves::Given;
 pub(crate) use moves::{ORDER, Order, REPLACED, begin as begin_move, go_on as go_on_moving};
 pub(crate) use plain::{Learnt, PlainFolder};
+pub use rearrange::Rearrange;
 pub(crate) use remove::remove_contents as empty;
 
 use crate::{
@@ -108,6 +111,8 @@ pub fn remove_contents(folder: &Path) -> Result<()> {
 /// leading slash, numbers the tree's.
 #[derive(Debug, Default)]
 pub struct Edits {
+    /// Names of the target that are changed first, so that it is the tree that the session saw.
+    pub rearrange: Vec<Rearrange>,
     /// The numbers that the tree's root has on disk, as [`read_folder`] found them.
     pub first_id: FirstIds,
     /// Changes that are dropped, with all that is below them: what the target has there stays.
@@ -228,7 +233,8 @@ pub(crate) fn order(folder: &Path, target: &Path, tier: Tier, edits: &Edits) -> 
         copy.doing_to("writing", &place)?;
         replace.push(path.clone());
     }
-    Order::new(&target, tier, edits.first_id, edits.leave.clone(), replace, edits.give.clone())
+    let (leave, give, rearrange) = (edits.leave.clone(), edits.give.clone(), edits.rearrange.clone());
+    Order::new(&target, tier, edits.first_id, leave, replace, give, rearrange)
 }
 
 /// The helper works in another folder.

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     FirstIds, Missing, Moved,
+    rearrange::{self, Rearrange},
     write::{Content, How, InTheWay, Writing},
 };
 use crate::{
@@ -82,6 +83,7 @@ pub(crate) struct Order {
     #[serde(with = "crate::bytes")]
     replace: Vec<Vec<u8>>,
     give: Vec<Given>,
+    rearrange: Vec<Rearrange>,
 }
 
 impl Order {
@@ -92,9 +94,20 @@ impl Order {
         leave: Vec<Vec<u8>>,
         replace: Vec<Vec<u8>>,
         give: Vec<Given>,
+        rearrange: Vec<Rearrange>,
     ) -> Result<Self> {
         let inode = fs::metadata(target).doing_to("looking at", target)?.ino();
-        Ok(Order { format: FORMAT, target: target.to_owned(), inode, tier, first_id, leave, replace, give })
+        Ok(Order {
+            format: FORMAT,
+            target: target.to_owned(),
+            inode,
+            tier,
+            first_id,
+            leave,
+            replace,
+            give,
+            rearrange,
+        })
     }
 
     /// The order in a session's folder; none if there is none.
@@ -160,6 +173,7 @@ pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Resu
         ))
         .with_hint(format_args!("what was to be moved is in {}", folder.display())));
     }
+    rearrange::carry_out(target, order.first_id, &order.rearrange, step)?;
     let elsewhere = owners_elsewhere(folder, order.tier)?;
     let how = How {
         tier: order.tier,
@@ -360,7 +374,7 @@ mod tests {
         };
         let leave = paths(&["etc/left", "new/left", "opaque/kept", "mixed/kept/x"]);
         let give = vec![given("etc/given", Some(0o2750)), given("etc/old", None), given("nowhere", None)];
-        Order::new(target, tier, FirstIds::default(), leave, paths(&["etc/replaced"]), give)
+        Order::new(target, tier, FirstIds::default(), leave, paths(&["etc/replaced"]), give, Vec::new())
             .expect("an order")
     }
 
