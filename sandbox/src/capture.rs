@@ -133,24 +133,86 @@ pub(crate) fn send_folder(folder: &Path, control: &mut Channel) -> Result<PlainF
 }
 
 fn send(top: &Path, source: Source, control: &mut Channel) -> Result<Source> {
-    // What comes before the last part of the path the caller has chosen, links included.
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let flags = if matches!(source, Source::Upper(_)) { flags | OFlag::O_NOFOLLOW } else { flags };
-    let folder = open(top, flags, Mode::empty()).doing_to("opening", top)?;
-    let stat = nix::sys::stat::fstat(&folder).doing_to("reading", top)?;
-    let mut walk = Walk {
-        top,
-        source,
-        control,
-        batch: Vec::new(),
-        contents: Vec::new(),
-        links: HashMap::new(),
-        path: Vec::new(),
-    };
-    let read = walk.begin(&folder, &stat).and_then(|()| walk.folder(folder, &stat));
-    match read.and_then(|()| walk.flush(true)) {
+    let mut batches = Batches { control, changes: Vec::new(), contents: Vec::new() };
+    let mut walk = Walk { top, source, taker: &mut batches, links: HashMap::new(), path: Vec::new() };
+    let walked = walk.all();
+    let source = walk.source;
+    match walked.and_then(|()| batches.flush(true)) {
         Err(Stop::Failed(error)) => Err(error),
-        Ok(()) | Err(Stop::Enough) => Ok(walk.source),
+        Ok(()) | Err(Stop::Enough) => Ok(source),
+    }
+}
+
+/// Gives all changes of an upper layer to `each`, here.
+pub(crate) fn each_change(
+    upper: &Path,
+    recorded: Option<HashMap<Vec<u8>, Owner>>,
+    each: &mut dyn FnMut(Change, Option<OwnedFd>) -> Result<()>,
+) -> Result<()> {
+    let mut each = Each(each);
+    let source = Source::Upper(recorded);
+    let mut walk = Walk { top: upper, source, taker: &mut each, links: HashMap::new(), path: Vec::new() };
+    match walk.all() {
+        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) | Err(Stop::Enough) => Ok(()),
+    }
+}
+
+/// Who gets the changes.
+trait Taker {
+    /// The next one, with the content of a file.
+    fn take(&mut self, change: Change, content: Option<OwnedFd>) -> std::result::Result<(), Stop>;
+
+    /// Whose a file is in the parent user namespace.
+    fn owner_outside(&mut self, file: &OwnedFd) -> Result<Owner>;
+}
+
+/// The caller, in another process.
+struct Batches<'a> {
+    control: &'a mut Channel,
+    changes: Vec<Change>,
+    contents: Vec<OwnedFd>,
+}
+
+impl Batches<'_> {
+    fn flush(&mut self, last: bool) -> std::result::Result<(), Stop> {
+        let changes = std::mem::take(&mut self.changes);
+        let contents = std::mem::take(&mut self.contents);
+        let contents: Vec<_> = contents.iter().map(AsFd::as_fd).collect();
+        self.control.send(&FromMonitor::Changes { changes, last }, &contents)?;
+        match self.control.receive()? {
+            Some((ToMonitor::Next, _)) => Ok(()),
+            _ => Err(Stop::Enough),
+        }
+    }
+}
+
+impl Taker for Batches<'_> {
+    fn take(&mut self, change: Change, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
+        self.changes.push(change);
+        self.contents.extend(content);
+        if self.changes.len() == BATCH { self.flush(false) } else { Ok(()) }
+    }
+
+    fn owner_outside(&mut self, file: &OwnedFd) -> Result<Owner> {
+        self.control.send(&FromMonitor::WhoseIsThis, &[file.as_fd()])?;
+        match self.control.receive()? {
+            Some((ToMonitor::ItIs(owner), _)) => Ok(owner),
+            _ => Err(Error::bug("nobody says whose a file is")),
+        }
+    }
+}
+
+/// Somebody in this process.
+struct Each<'a>(&'a mut dyn FnMut(Change, Option<OwnedFd>) -> Result<()>);
+
+impl Taker for Each<'_> {
+    fn take(&mut self, change: Change, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
+        (self.0)(change, content).map_err(Stop::Failed)
+    }
+
+    fn owner_outside(&mut self, _: &OwnedFd) -> Result<Owner> {
+        Err(Error::bug("a layer's owners are known"))
     }
 }
 
@@ -177,9 +239,7 @@ impl From<Error> for Stop {
 struct Walk<'a> {
     top: &'a Path,
     source: Source,
-    control: &'a mut Channel,
-    batch: Vec<Change>,
-    contents: Vec<OwnedFd>,
+    taker: &'a mut dyn Taker,
     /// Inode → number of its group of hard links.
     links: HashMap<(u64, u64), u64>,
     /// Where the walk is.
@@ -192,26 +252,26 @@ impl Walk<'_> {
         format!("{action} {} in {what}{}", escape(&self.path), self.top.display())
     }
 
-    /// Learns from the topmost folder whose the tree is.
-    fn begin(&mut self, folder: &OwnedFd, stat: &FileStat) -> std::result::Result<(), Stop> {
-        self.check_owner(folder, stat)?;
+    /// All that there is.
+    fn all(&mut self) -> std::result::Result<(), Stop> {
+        // What comes before the last part of a plain folder's path the caller has chosen, links included.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let is_layer = matches!(self.source, Source::Upper(_));
+        let flags = if is_layer { flags | OFlag::O_NOFOLLOW } else { flags };
+        let folder = open(self.top, flags, Mode::empty()).doing_to("opening", self.top)?;
+        let stat = fstat(&folder).doing_to("reading", self.top)?;
+        self.check_owner(&folder, &stat)?;
         if let Source::Plain(plain) = &mut self.source {
-            plain.begin(stat);
+            plain.begin(&stat);
         }
-        Ok(())
+        self.folder(folder, &stat)
     }
 
     /// Refuses a file whose owner has no number in this namespace, or one below the tree's first.
     fn check_owner(&mut self, file: &OwnedFd, stat: &FileStat) -> Result<()> {
         let Source::Plain(plain) = &self.source else { return Ok(()) };
-        let mut outside = None;
-        if plain.may_be_unmapped(stat) {
-            self.control.send(&FromMonitor::WhoseIsThis, &[file.as_fd()])?;
-            outside = match self.control.receive()? {
-                Some((ToMonitor::ItIs(owner), _)) => Some(owner),
-                _ => return Err(Error::bug("nobody says whose a file is")),
-            };
-        }
+        let asks = plain.may_be_unmapped(stat);
+        let outside = asks.then(|| self.taker.owner_outside(file)).transpose()?;
         plain.check(stat, outside, &self.top.join(OsStr::from_bytes(&self.path)))
     }
 
@@ -390,26 +450,13 @@ impl Walk<'_> {
     }
 
     fn emit(&mut self, now: Entry, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
-        self.batch.push(Change { path: self.path.clone(), now });
-        self.contents.extend(content);
-        if self.batch.len() == BATCH { self.flush(false) } else { Ok(()) }
-    }
-
-    fn flush(&mut self, last: bool) -> std::result::Result<(), Stop> {
-        let changes = std::mem::take(&mut self.batch);
-        let contents = std::mem::take(&mut self.contents);
-        let contents: Vec<_> = contents.iter().map(AsFd::as_fd).collect();
-        self.control.send(&FromMonitor::Changes { changes, last }, &contents)?;
-        match self.control.receive()? {
-            Some((ToMonitor::Next, _)) => Ok(()),
-            _ => Err(Stop::Enough),
-        }
+        self.taker.take(Change { path: self.path.clone(), now }, content)
     }
 }
 
 /// Turns the records of tier single into what they stand for; gives the owner, if there is a record of
 /// it.
-fn take_records(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>, mode: u32) -> Option<Owner> {
+pub(crate) fn take_records(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>, mode: u32) -> Option<Owner> {
     let carried = xattrs.iter().position(|(name, _)| name == RECORD.to_bytes());
     let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
     for (name, value) in xattrs.iter_mut() {
@@ -427,7 +474,7 @@ fn take_records(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>, mode: u32) -> Option<Owner
 /// A file capability as it is outside of any user namespace: version 3 (`vfs_ns_cap_data` in
 /// linux/capability.h) is version 2 with the root's id behind it. The kernel converts by itself when
 /// the reader is that root, as the monitor is; other values stay as they are.
-fn capability_version_2(value: Vec<u8>) -> Vec<u8> {
+pub(crate) fn capability_version_2(value: Vec<u8>) -> Vec<u8> {
     const REVISION_2: u32 = 0x0200_0000;
     const REVISION_3: u32 = 0x0300_0000;
     const FLAGS: u32 = 0x00ff_ffff;

@@ -80,7 +80,10 @@ mod work;
 
 pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
-pub use disk::{FirstIds, FolderRead, read_folder, remove_contents};
+pub use disk::{
+    Edits, FinishedMove, FirstIds, FolderRead, Given, Missing, Moved, NotOnDisk, UnfinishedMove, finish_move,
+    read_folder, remove_contents, unfinished_moves,
+};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, prepare, use_helper};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
-    disk::Learnt,
+    disk::{Learnt, Moved, Order},
     enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
     owners::Owner,
@@ -49,6 +49,12 @@ pub(crate) enum ToMonitor {
     Close,
     /// Read a folder of the host, as changes.
     Read(#[serde(with = "crate::bytes")] PathBuf),
+    /// End everything inside and move the changes where this says.
+    Move(Box<Order>),
+    /// End the move that was begun from this folder.
+    FinishMove(#[serde(with = "crate::bytes")] PathBuf),
+    /// The caller has what became of the move: remove the session's folder.
+    Conclude,
     /// Remove all that is in this folder of the host.
     Empty(#[serde(with = "crate::bytes")] PathBuf),
     /// The file is this owner's, outside.
@@ -91,6 +97,8 @@ pub(crate) enum FromMonitor {
     WhoseIsThis,
     /// The folder has been read.
     Read(Learnt),
+    /// The changes have been moved.
+    Moved(Moved),
     /// What was asked is done.
     Done,
     /// It failed.

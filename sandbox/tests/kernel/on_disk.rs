@@ -57,8 +57,11 @@ impl Drop for OnDisk {
     }
 }
 
-/// All that is in a folder, with contents.
-pub(crate) fn read(folder: &Path, tier: Tier) -> Result<(FolderRead, Vec<(Change, Option<Vec<u8>>)>), Error> {
+/// Entries, with contents.
+type Listed = Vec<(Change, Option<Vec<u8>>)>;
+
+/// All that is in a folder.
+pub(crate) fn read(folder: &Path, tier: Tier) -> Result<(FolderRead, Listed), Error> {
     let mut all = Vec::new();
     let read = read_folder::<Error>(folder, Some(tier), &mut |change, file| {
         let content = file.map(|mut file| {
