@@ -14,6 +14,7 @@ mod hostile;
 mod interruption;
 mod machine;
 mod pipeline;
+mod rootfs;
 mod script_environment;
 mod scripts;
 mod signatures;
