@@ -33,7 +33,7 @@ use crate::{
     debian::{deb::Deb, deb822},
     digest::Sha256,
 };
-use tree::{NodeKind, Tree};
+use tree::{Node, NodeKind, Tree};
 
 /// What the user says of a folder.
 #[derive(Clone, Debug, Default)]
@@ -136,7 +136,7 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
     if database.packages.is_empty() {
         return Err(nothing_there(folder));
     }
-    let newest = newest(&tree);
+    let newest = newest(&tree, &texts);
     for package in &mut database.packages {
         package.newest = newest;
     }
@@ -292,14 +292,21 @@ fn architecture<'a>(stanzas: impl Iterator<Item = &'a deb822::Stanza>) -> Option
     counts.into_iter().max_by_key(|&(name, count)| (count, name)).map(|(name, _)| name.to_owned())
 }
 
-/// When the newest file of packages was changed, as far as that shows: unpacking keeps times, and below
-/// /usr nothing else is written yet.
-fn newest(tree: &Tree) -> u64 {
-    let files = tree
-        .0
-        .iter()
-        .filter(|(path, node)| path.starts_with(b"usr/") && matches!(node.kind, NodeKind::File { .. }));
-    let newest = files.map(|(_, node)| node.metadata.modified.0).max();
+/// When the newest file of packages was changed: unpacking keeps times. Not when a file was that no package has,
+/// such as those that a tool wrote today.
+fn newest(tree: &Tree, texts: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
+    let modified = |path: &[u8]| match tree.get(path) {
+        Some(Node { kind: NodeKind::File { .. }, metadata, .. }) => Some(metadata.modified.0),
+        _ => None,
+    };
+    let lists = texts.iter().filter(|(path, _)| database::is_list(path));
+    let listed = lists.flat_map(|(_, list)| list.split(|&byte| byte == b'\n')).filter_map(|line| {
+        let path = line.strip_prefix(b"/").unwrap_or(line);
+        modified(path).or_else(|| modified(merge_usr(str::from_utf8(path).ok()?).as_bytes()))
+    });
+    // Of debootstrap no package is listed yet; it writes nothing of its own there.
+    let below_usr = || tree.below(b"usr").into_iter().filter_map(|path| modified(&path)).max();
+    let newest = listed.max().or_else(below_usr);
     newest.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0)
 }
 
