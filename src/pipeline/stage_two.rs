@@ -85,7 +85,8 @@ pub(super) fn run_stage_two(
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
-        let summary = summary(&configured.packages, configured.accelerated.as_ref());
+        let summary =
+            summary(configured.packages.len(), &configured.packages, configured.accelerated.as_ref());
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
@@ -138,15 +139,18 @@ pub(super) fn preseed_text(preseed: Option<&Preseed>) -> Result<Option<Vec<u8>>>
 }
 
 /// One line: how many packages, and the slowest of them.
-pub(super) fn summary(packages: &[(String, f64)], accelerated: Option<&Accelerated>) -> String {
+pub(super) fn summary(total: usize, packages: &[(String, f64)], accelerated: Option<&Accelerated>) -> String {
     let mut slowest: Vec<&(String, f64)> = packages.iter().collect();
     slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
     let slowest: Vec<String> =
         slowest.iter().take(3).map(|(package, seconds)| format!("{package} {seconds:.1} s")).collect();
     let ran = accelerated.map_or(String::new(), |ran| {
-        format!("{} programs run natively and {} in qemu; ", ran.native, ran.emulated)
+        format!("; {} programs run natively and {} in qemu", ran.native, ran.emulated)
     });
-    format!("{} packages; {ran}slowest: {}", packages.len(), slowest.join(", "))
+    // Not known where another program ran dpkg.
+    let slowest =
+        if slowest.is_empty() { String::new() } else { format!("; slowest: {}", slowest.join(", ")) };
+    format!("{total} packages{ran}{slowest}")
 }
 
 /// Lists a commit for a sandbox, after what killed runs left is removed.
