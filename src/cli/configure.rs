@@ -20,7 +20,8 @@ use crate::{
 ///
 /// With --rootfs it finishes a folder that another tool left, in place: one of multistrap, of
 /// debootstrap --foreign, of dpkg --unpack below another root, or an unpacked checkout of
-/// apt2ostree. The folder is changed only when all has gone well.
+/// apt2ostree. The folder is changed only when all has gone well. SOURCE_DATE_EPOCH, if it is set, is the
+/// time for dates in what scripts make.
 ///
 /// Examples:
 ///   treestrap configure board
@@ -125,5 +126,7 @@ fn target(folder: &Path, arguments: &RootfsArguments) -> Target {
         },
         in_place_now: arguments.in_place_now,
         output_tar: arguments.output_tar.clone(),
+        // https://reproducible-builds.org/specs/source-date-epoch/
+        source_date: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|date| date.parse().ok()),
     }
 }

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
@@ -43,6 +44,8 @@ pub struct Target {
     pub in_place_now: bool,
     /// A tar of the finished folder, with real owners; `-` is standard output.
     pub output_tar: Option<PathBuf>,
+    /// The time, in seconds since 1970, for dates in what scripts make; none: that of the newest packaged file.
+    pub source_date: Option<u64>,
 }
 
 /// Finishes a folder; gives how many packages were configured.
@@ -78,7 +81,8 @@ fn finish_and_write(
         owners: target.owners.clone(),
         tier: requirements.tier(),
     };
-    let rootfs = rootfs::read(folder, &read).with_context(|| folder.display().to_string())?;
+    let mut rootfs = rootfs::read(folder, &read).with_context(|| folder.display().to_string())?;
+    date(session, target, name, &mut rootfs);
     if let Some(warning) = rootfs.unknown_owners() {
         session.reporter.warn(name, warning);
     }
@@ -101,6 +105,19 @@ fn finish_and_write(
         write_tar(session, name, &rootfs, requirements.tier(), &overrides, tar)?;
     }
     Ok(count)
+}
+
+/// Decides about the time that stands for the build's.
+fn date(session: &Session<'_>, target: &Target, name: &str, rootfs: &mut Rootfs) {
+    if let Some(date) = target.source_date {
+        rootfs.set_newest(date);
+    } else if rootfs.newest() == 0 {
+        let message = "its files have no times, as OSTree keeps none: dates in what scripts make are today's \
+                       (SOURCE_DATE_EPOCH says others)";
+        session.reporter.note(name, message);
+        let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        rootfs.set_newest(today.as_secs());
+    }
 }
 
 /// Runs stage 2 of a folder that was read.

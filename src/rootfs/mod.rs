@@ -29,7 +29,7 @@ use sandbox::{Edits, Given, Metadata, Rearrange, Tier, view::Listing};
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Begin, LockedPackage, PackageState, UnpackedPackage},
+    artefacts::{Begin, LockedPackage, NEW_CONFFILE, PackageState, UnpackedPackage},
     debian::{deb::Deb, deb822},
     digest::Sha256,
 };
@@ -139,15 +139,12 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
         return Err(nothing_there(folder));
     }
     let newest = newest(&tree, &texts);
-    for package in &mut database.packages {
-        package.newest = newest;
-    }
     let mut steps = mount_points(&mut tree);
     if usr::is_wanted(&database.packages) {
         steps.extend(usr::merge(&mut tree, |a, b| usr::same_content(folder, a, b))?);
     }
     steps.extend(usr::remove_stray_link(&mut tree));
-    Ok(Rootfs {
+    let mut rootfs = Rootfs {
         folder: folder.to_owned(),
         architecture,
         suites: suites(&texts),
@@ -160,7 +157,9 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
         tree,
         read,
         has_owners: options.owners.is_some(),
-    })
+    };
+    rootfs.set_newest(newest);
+    Ok(rootfs)
 }
 
 impl Rootfs {
@@ -214,7 +213,15 @@ impl Rootfs {
         devices.map(|(path, node, numbers)| (path.as_slice(), &node.metadata, numbers))
     }
 
-    /// When the newest file of packages was changed, in seconds since 1970.
+    /// Says when the newest file of packages was changed, for dates in what scripts make.
+    pub fn set_newest(&mut self, newest: u64) {
+        for package in &mut self.packages {
+            package.newest = newest;
+        }
+    }
+
+    /// When the newest file of packages was changed, in seconds since 1970; 0 where the folder does not
+    /// know, as OSTree keeps no times.
     pub fn newest(&self) -> u64 {
         self.packages.first().map_or(0, |package| package.newest)
     }
@@ -244,7 +251,11 @@ impl Rootfs {
     fn add(&self, inventory: &mut Inventory, path: &str) -> Result<()> {
         let merged = merge_usr(path);
         let find = |path: &str| self.tree.get(path.as_bytes());
-        let Some(node) = find(&merged).or_else(|| find(path)) else { return Ok(()) };
+        // What dpkg has unpacked and not configured has its configuration files beside their places.
+        let waiting =
+            || find(&format!("{merged}{NEW_CONFFILE}")).or_else(|| find(&format!("{path}{NEW_CONFFILE}")));
+        let found = find(&merged).or_else(|| find(path)).or_else(waiting);
+        let Some(node) = found else { return Ok(()) };
         match &node.kind {
             NodeKind::Symlink(target) => {
                 inventory.add_link(&merged, &String::from_utf8_lossy(target));
