@@ -204,6 +204,9 @@ impl Monitor {
                 self.finished = Some(folder);
                 Ok(FromMonitor::Moved(moved))
             }
+            ToMonitor::CheckOut(stored, target) => {
+                disk::fill(&stored, &target.path, target.tier).map(FromMonitor::Moved)
+            }
             ToMonitor::Empty(folder) => disk::empty(&folder).map(|()| FromMonitor::Done),
             ToMonitor::Keep(folder) => {
                 self.session.as_mut().ok_or_else(|| Error::bug("no session"))?.keep(&folder)?;

@@ -8,11 +8,13 @@
 //! ```text
 //! plain.rs      what a folder that is no layer says of its owners;  capture.rs reads it
 //! write.rs      writing entries with their owners;  content.rs copies contents
+//! fill.rs       a stored tree, written out
 //! moves.rs      what a session changed goes into the folder that its base was
 //! remove.rs     removing, by descriptors
 //! ```
 
 mod content;
+mod fill;
 mod moves;
 mod plain;
 mod remove;
@@ -25,6 +27,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use fill::fill;
 pub use moves::Given;
 pub(crate) use moves::{ORDER, Order, REPLACED, begin as begin_move, conclude, go_on as go_on_moving};
 pub(crate) use plain::{Learnt, PlainFolder};
@@ -35,6 +38,7 @@ use crate::{
     enforced::Tier,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
+    plan::Stored,
     protocol::{FromMonitor, ToMonitor},
     work::WorkFolder,
 };
@@ -90,6 +94,36 @@ pub fn read_folder<E: From<Error>>(
     };
     helper.ask_done(&ToMonitor::Close)?;
     Ok(FolderRead { tier: helper.tier, first_id, recorded })
+}
+
+/// Writes a stored tree to a folder of the host, which is made if missing; files are copies. What is there
+/// stays, unless the tree has the same name: then it is replaced, and a folder gets the tree's metadata and
+/// keeps its entries.
+///
+/// # Errors
+/// [`Kind::Folder`]: one of the two has a folder where the other has none; the message names both. What was
+/// written before stays.
+pub fn check_out(stored: &Stored, target: &Path, tier: Option<Tier>) -> Result<Moved> {
+    fill::make(target)?;
+    let target = absolute_folder(target)?;
+    let absolute = |path: &Path| absolute(path).doing_to("finding", path);
+    let stored = Stored { listing: absolute(&stored.listing)?, contents: absolute(&stored.contents)? };
+    let mut helper = Helper::start(tier)?;
+    let moved =
+        match helper.ask(&ToMonitor::CheckOut(stored, Target { path: target, tier: helper.tier }), &[])?.0 {
+            FromMonitor::Moved(moved) => moved,
+            other => return Err(unexpected(&other)),
+        };
+    helper.ask_done(&ToMonitor::Close)?;
+    Ok(moved)
+}
+
+/// Where a tree is written to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Target {
+    #[serde(with = "crate::bytes")]
+    pub(crate) path: PathBuf,
+    pub(crate) tier: Tier,
 }
 
 /// Removes all that is in a folder of the host, the folder itself not. The caller alone cannot where

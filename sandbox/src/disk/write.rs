@@ -56,7 +56,6 @@ pub(super) enum InTheWay {
     /// It is removed.
     Removed,
     /// It is, unless one of the two is a folder: then that is an error.
-    #[allow(dead_code)]
     Refused,
 }
 
@@ -245,7 +244,7 @@ impl<'a> Writing<'a> {
             Ok(there) => return Ok(there),
             Err(Errno::ENOENT) => {}
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                self.check_kinds(folder, name, path, true)?;
+                self.check_kinds(folder, name, path, "a folder")?;
                 (self.step)()?;
                 unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?;
             }
@@ -382,8 +381,9 @@ impl<'a> Writing<'a> {
         (self.step)()?;
         match renameat(folder, TEMPORARY, folder, name) {
             Err(Errno::EISDIR) => {
-                self.check_kinds(folder, name, path, false)?;
-                remove(folder, name)?;
+                let refused = self.check_kinds(folder, name, path, &describe(folder, TEMPORARY)?);
+                remove(folder, if refused.is_ok() { name } else { TEMPORARY })?;
+                refused?;
                 (self.step)()?;
                 Ok(renameat(folder, TEMPORARY, folder, name)?)
             }
@@ -392,17 +392,11 @@ impl<'a> Writing<'a> {
     }
 
     /// Refuses a folder in the place of something else, and the other way round, where that is not wanted.
-    fn check_kinds(&self, folder: &OwnedFd, name: &CStr, path: &[u8], is_folder: bool) -> Step<()> {
+    fn check_kinds(&self, folder: &OwnedFd, name: &CStr, path: &[u8], wanted: &str) -> Step<()> {
         if self.how.in_the_way == InTheWay::Removed {
             return Ok(());
         }
-        let target = nix::fcntl::readlinkat(folder, name).ok();
-        let there = match &target {
-            Some(target) => format!("a symbolic link to {}", Path::new(target).display()),
-            None if is_folder => "no folder".to_owned(),
-            None => "a folder".to_owned(),
-        };
-        let wanted = if is_folder { "a folder" } else { "something else" };
+        let there = describe(folder, name)?;
         let path = self.path(path);
         Err(Error::folder(format_args!("{} is {there}, and the tree has {wanted} there", path.display()))
             .with_hint(format_args!("remove or rename {}", path.display()))
@@ -607,6 +601,19 @@ fn show_outside(xattrs: &mut [(Vec<u8>, Vec<u8>)], first: FirstIds) {
     }
 }
 
+/// What there is, in words.
+fn describe(folder: &OwnedFd, name: &CStr) -> nix::Result<String> {
+    let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => "a folder".to_owned(),
+        libc::S_IFREG => "a file".to_owned(),
+        libc::S_IFLNK => {
+            format!("a symbolic link to {}", Path::new(&nix::fcntl::readlinkat(folder, name)?).display())
+        }
+        _ => "a special file".to_owned(),
+    })
+}
+
 /// A path below a folder; no link is followed, and no mount entered.
 fn look_up(top: &OwnedFd, path: &[u8]) -> nix::Result<OwnedFd> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(
@@ -639,6 +646,6 @@ fn base_name(path: &[u8]) -> &[u8] {
     &path[path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)..]
 }
 
-fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+pub(super) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     if folder.is_empty() { name.to_vec() } else { [folder, b"/", name].concat() }
 }

@@ -22,6 +22,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("moved::edits", &["userns", "python"], edits),
     ("moved::owners_given_in_the_other_tier", &["userns"], owners_given_in_the_other_tier),
     ("moved::links_lead_nowhere", &["userns"], links_lead_nowhere),
+    ("moved::written_out", &["userns", "fuse", "python"], written_out),
+    ("moved::conflicts_name_both", &["userns"], conflicts_name_both),
+    ("moved::mounts_are_not_emptied", &["userns"], mounts_are_not_emptied),
     ("moved::killed_at_any_moment", &["userns", "fuse", "python"], killed_at_any_moment),
 ];
 
@@ -510,4 +513,96 @@ fn monitor_of(folder: &Path) -> nix::unistd::Pid {
     };
     let found = children.split_whitespace().find(holds).expect("a monitor");
     nix::unistd::Pid::from_raw(found.parse().expect("a number"))
+}
+
+/// A tree that is written out: what a session sees of it is what one sees of the result.
+fn written_out() {
+    for tier in [Tier::Full, Tier::Single] {
+        let disk = OnDisk::new();
+        disk.script(tier, ROOT_FILE_SYSTEM);
+        let (mut plan, _) = plan(&disk, tier, View::Redirect, &link_owner(tier));
+        let Layer::Stored(stored) = plan.layers[0].clone() else { panic!("a folder") };
+        let expected = output(&mut Session::start(&plan).expect("a session"), SEE);
+        let out = OnDisk::new();
+        fs::create_dir_all(out.path().join("var/lib/things")).expect("made");
+        fs::write(out.path().join("var/lib/things/10"), "stays").expect("written");
+        fs::write(out.path().join("var/lib/things/1"), "is replaced").expect("written");
+        std::os::unix::fs::symlink("/nowhere", out.path().join("var/empty")).expect("linked");
+        let written = sandbox::check_out(&stored, &out.path(), Some(tier)).expect("written");
+        assert_eq!(written.tier, tier);
+        assert_eq!(owners_of(&written), link_owner(tier));
+        let read_again = read(&out.path(), tier).expect("read").1;
+        let all = lines(&read_again);
+        assert!(all.contains(&"/var/lib/things/10 100644 0:0 stays".to_owned()), "{all:#?}");
+        assert!(all.contains(&"/var/lib/things/1 100644 0:0 1\\n".to_owned()), "{all:#?}");
+        out.script(
+            tier,
+            "touch -r var/lib/things /tmp/time; rm var/lib/things/10; touch -r /tmp/time var/lib/things",
+        );
+        (plan.layers[0], _) = layer(&out.path(), tier, &owners_of(&written));
+        same(&output(&mut Session::start(&plan).expect("a session"), SEE), &expected, tier.name());
+        // Nothing that happens there reaches the contents.
+        out.script(tier, "for i in var/lib/things/? closed/in; do echo changed >> $i; done");
+        let Layer::Stored(contents) = layer(&disk.path(), tier, &link_owner(tier)).0 else {
+            panic!("a folder")
+        };
+        plan.layers[0] = Layer::Stored(contents);
+        same(&output(&mut Session::start(&plan).expect("a session"), SEE), &expected, tier.name());
+        sandbox::remove_contents(&out.path()).expect("removed");
+        assert_eq!(fs::read_dir(out.path()).expect("there").count(), 0);
+    }
+}
+
+fn conflicts_name_both() {
+    let disk = OnDisk::new();
+    disk.script(Tier::Full, "mkdir lib lib/x; ln -s lib lib64");
+    let (plan, _) = plan(&disk, Tier::Full, View::Redirect, &[]);
+    let Layer::Stored(stored) = &plan.layers[0] else { panic!("a folder") };
+    for (made, expected) in [
+        (&["lib64"][..], "out/lib64 is a folder, and the tree has a symbolic link to lib there"),
+        (
+            &["usr", "usr/lib", "@lib"],
+            "out/lib is a symbolic link to usr/lib, and the tree has a folder there",
+        ),
+    ] {
+        let out = disk.tree.path().join("out");
+        for path in made {
+            match path.strip_prefix('@') {
+                Some(link) => std::os::unix::fs::symlink("usr/lib", out.join(link)).expect("linked"),
+                None => fs::create_dir_all(out.join(path)).expect("made"),
+            }
+        }
+        let error = sandbox::check_out(stored, &out, Some(Tier::Full)).expect_err("they differ");
+        assert_eq!(error.kind(), sandbox::Kind::Folder);
+        assert!(error.to_string().ends_with(expected), "{error}");
+        assert!(error.hint().is_some());
+        let names = fs::read_dir(&out).expect("there").flatten().map(|entry| entry.file_name());
+        assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with('.')), "nothing is left");
+        assert!(!out.join("usr/lib/x").exists(), "no link is followed");
+        sandbox::remove_contents(&out).expect("removed");
+    }
+}
+
+/// A folder with something mounted below is not emptied beyond that.
+fn mounts_are_not_emptied() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // whoever may mount is root
+    }
+    let disk = OnDisk::new();
+    let outside = disk.tree.path().join("outside");
+    fs::create_dir_all(&outside).expect("made");
+    fs::write(outside.join("precious"), "").expect("written");
+    fs::create_dir_all(disk.path().join("mnt/in")).expect("made");
+    fs::write(disk.path().join("file"), "").expect("written");
+    let program = std::env::current_exe().expect("it has a name");
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-euc"])
+        .arg("mount --bind \"$2\" \"$1/mnt/in\"; exec \"$3\" --role=empty \"$1\"")
+        .arg("sh")
+        .args([disk.path(), outside.clone(), program])
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("something is mounted there, or below") && said.contains("umount"), "{said}");
+    assert!(outside.join("precious").exists() && disk.path().join("mnt/in").exists());
 }
