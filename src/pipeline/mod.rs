@@ -9,6 +9,7 @@
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `comparison` | `diff` |
+//! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
@@ -20,6 +21,7 @@ mod dates;
 mod listings;
 mod locks;
 mod pool;
+mod prune;
 mod rootfs;
 mod stage_two;
 mod tools;
@@ -101,6 +103,7 @@ pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
 pub use pool::fetch;
+pub use prune::{Removed, prune};
 pub use rootfs::{Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};

@@ -19,7 +19,9 @@
 
 mod checkout;
 mod diff;
+mod in_use;
 mod object;
+mod prune;
 pub mod records;
 mod transaction;
 mod tree;
@@ -36,6 +38,7 @@ use serde::de::DeserializeOwned;
 pub use self::{
     diff::{Change, Difference},
     object::{Content, FileReader},
+    prune::Pruned,
     transaction::Transaction,
     tree::{Folder, Node},
     walk::{Visit, Visited},
@@ -75,6 +78,7 @@ impl Store {
                 Error::input(message).hint("name another folder with --repo: it is created as needed")
             );
         }
+        in_use::note(path)?;
         Ok(Store { repo, path: path.to_owned() })
     }
 
