@@ -37,6 +37,7 @@ pub mod fetch;
 pub mod ingest;
 pub mod lock;
 pub mod manifest;
+pub mod ninja;
 pub mod pipeline;
 pub mod report;
 pub mod store;

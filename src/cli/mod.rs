@@ -16,6 +16,7 @@ mod folders;
 mod generate;
 mod init;
 mod lock;
+mod ninja;
 mod outcome;
 mod output;
 mod program;
@@ -94,6 +95,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Verify(arguments) => verify::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
+        Verb::Ninja(arguments) => ninja::run(program, arguments),
         Verb::Doctor => doctor::run(program),
         Verb::Completions(arguments) => generate::completions(program, arguments),
         Verb::Man(arguments) => generate::man(program, arguments),

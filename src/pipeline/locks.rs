@@ -1,8 +1,8 @@
 //! `lock`: an image's lock, made, kept or checked.
 
-use std::{io::Write, path::Path};
+use std::path::Path;
 
-use super::{LockMode, Locked, Session, replace_file, tools};
+use super::{LockMode, Locked, Session, ninja::write_if_changed, tools};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
@@ -112,10 +112,5 @@ fn architectures(request: &Request) -> Vec<String> {
 
 /// Writes a lock unless it is there already, byte for byte; gives whether it was written.
 pub(super) fn write(path: &Path, lockfile: &Lockfile) -> Result<bool> {
-    let text = lockfile::print(lockfile);
-    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(false);
-    }
-    replace_file(path, |file| Ok(file.write_all(text.as_bytes())?))?;
-    Ok(true)
+    write_if_changed(path, &lockfile::print(lockfile))
 }

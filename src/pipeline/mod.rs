@@ -8,6 +8,7 @@
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `comparison` | `diff` |
+//! | `ninja` | `ninja`, `fetch --stamp` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
@@ -18,6 +19,7 @@ mod comparison;
 mod dates;
 mod listings;
 mod locks;
+mod ninja;
 mod pool;
 mod stage_two;
 mod tools;
@@ -98,6 +100,7 @@ pub enum ExportTo {
 pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
+pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
