@@ -278,7 +278,7 @@ pub struct UnpackedPackage {
     /// Whether its preinst says `dpkg-divert`.
     #[serde(default)]
     pub diverts: bool,
-    /// When its newest file was changed, in seconds since 1970.
+    /// The date of its changelog's newest entry, in seconds since 1970; 0 without one.
     pub newest: u64,
 }
 

@@ -167,8 +167,8 @@ fn run_scripts(
     Err(if error.kind() == Kind::Input { keep_failed(&mut session, inputs, error) } else { error })
 }
 
-/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
-/// seconds since 1970.
+/// The time that stands for the build's in everything it makes: that of the newest entry of
+/// the packages' changelogs, in seconds since 1970.
 fn newest(inputs: &Inputs<'_>) -> u64 {
     inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }

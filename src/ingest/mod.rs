@@ -10,6 +10,7 @@
 //! no file. A deb that is not what the lock names, or that dpkg would not unpack as it stands, is
 //! refused: nothing of it gets a ref. The deb itself is never stored.
 
+mod changelog;
 mod control;
 mod data;
 mod extract;
@@ -22,7 +23,11 @@ use std::{
 use sha2::Digest;
 
 pub use self::extract::{extract, extracted};
-use self::{control::Control, data::Data};
+use self::{
+    changelog::Changelog,
+    control::Control,
+    data::{Data, Wanted},
+};
 use crate::{
     artefacts::{IngestedPackage, LockedPackage, Metadata},
     debian::deb::Deb,
@@ -134,8 +139,11 @@ impl Ingester {
         check_identity(package, &control.name, &control.version, &control.architecture)?;
 
         let mut member = deb.data()?;
-        let data =
-            Data::read(&mut member, &self.store, batch, package.most_bytes(), !control.has("md5sums"))?;
+        let wanted = Wanted {
+            md5sums: !control.has("md5sums"),
+            changelog: Changelog::of(&control.name, &control.architecture),
+        };
+        let data = Data::read(&mut member, &self.store, batch, package.most_bytes(), wanted)?;
         member.finish()?;
         deb.finish()?;
 
