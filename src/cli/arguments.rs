@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{
-    build, compose, configure, diff, export, fetch, generate, init, lock, ninja,
+    build, compose, configure, diff, export, fetch, generate, import, init, lock, ninja,
     output::{self, Verbosity},
     run, verify,
 };
@@ -78,7 +78,7 @@ pub(super) struct Global {
     ///
     /// Each line is an object with the fields "format" (1; raised when a field changes its meaning
     /// or goes away) and "event": started, progress, finished, accelerated, warning, note, detail; locked,
-    /// composed, committed, verified, disparity, why, difference, exported, written, finding; error. They go to
+    /// composed, committed, verified, disparity, why, difference, exported, imported, written, finding; error. They go to
     /// standard output; with `run` and `export --tar -`, whose standard output is data of their
     /// own, to standard error. Wrong usage is still reported as text.
     #[arg(long, global = true)]
@@ -107,6 +107,7 @@ pub(super) enum Verb {
     Verify(verify::Arguments),
     Diff(diff::Arguments),
     Export(export::Arguments),
+    Import(import::Arguments),
     Ninja(ninja::Arguments),
     /// Say what this machine can do, what is missing, and the command that mends it
     ///

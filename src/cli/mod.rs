@@ -14,6 +14,7 @@ mod export;
 mod fetch;
 mod folders;
 mod generate;
+mod import;
 mod init;
 mod lock;
 mod ninja;
@@ -95,6 +96,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Verify(arguments) => verify::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
+        Verb::Import(arguments) => import::run(program, arguments),
         Verb::Ninja(arguments) => ninja::run(program, arguments),
         Verb::Doctor => doctor::run(program),
         Verb::Completions(arguments) => generate::completions(program, arguments),

@@ -79,6 +79,19 @@ struct Reader<'a> {
 }
 
 impl Data {
+    /// Of a tree of which nothing is known yet.
+    pub(super) fn empty(root: Folder) -> Data {
+        Data {
+            root,
+            list: String::new(),
+            md5sums: String::new(),
+            symlinks: Vec::new(),
+            hard_links: Vec::new(),
+            newest: 0,
+            bytes: 0,
+        }
+    }
+
     /// Reads the member's tar and writes its objects.
     pub(super) fn read(
         member: &mut impl Read,
@@ -89,15 +102,7 @@ impl Data {
     ) -> Result<Data> {
         let limit = SIZE_ALLOWANCE.saturating_add(deb_size.saturating_mul(SIZE_FACTOR));
         let root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
-        let data = Data {
-            root,
-            list: String::new(),
-            md5sums: String::new(),
-            symlinks: Vec::new(),
-            hard_links: Vec::new(),
-            newest: 0,
-            bytes: 0,
-        };
+        let data = Data::empty(root);
         let mut reader = Reader {
             store,
             transaction,

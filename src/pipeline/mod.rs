@@ -8,6 +8,7 @@
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `comparison` | `diff` |
+//! | `import` | `import` |
 //! | `ninja` | `ninja`, `fetch --stamp` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
@@ -17,6 +18,7 @@ mod acceleration;
 mod build;
 mod comparison;
 mod dates;
+mod import;
 mod listings;
 mod locks;
 mod ninja;
@@ -99,6 +101,7 @@ pub enum ExportTo {
 
 pub use build::build;
 pub use comparison::diff;
+pub use import::{Import, Imported, import};
 pub use locks::{lock, why};
 pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;

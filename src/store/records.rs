@@ -143,6 +143,11 @@ pub fn configured_reference(image: &str) -> String {
     format!("deb/images/{image}/configured")
 }
 
+/// The ref of a stage of an image that another system made.
+pub fn imported_reference(image: &str, stage: &str) -> String {
+    format!("deb/imported/{image}/{stage}")
+}
+
 /// A record as commit metadata has it.
 ///
 /// # Errors

@@ -248,6 +248,11 @@ impl Transaction {
         parse_checksum(&checksum.to_hex())
     }
 
+    /// libostree's own handle.
+    pub(super) fn repository(&self) -> &ostree::Repo {
+        &self.repo
+    }
+
     /// Where the repository is.
     pub fn path(&self) -> &Path {
         &self.path
