@@ -11,6 +11,7 @@ mod emulator;
 mod exports;
 mod harness;
 mod hostile;
+mod import;
 mod interruption;
 mod machine;
 mod ninja;
