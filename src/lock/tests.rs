@@ -397,6 +397,10 @@ fn what_a_lock_says_of_itself() {
     incomplete.packages.retain(|package| package.name != "libc");
     assert!(problem(&asked, &incomplete).contains("base pre-depends on libc, which is not in it"));
     assert!(problem(&request("b c"), &foreign).contains("nothing asks for a"));
+    let mut silent = foreign.clone();
+    silent.packages.iter_mut().for_each(|package| drop(package.stanza.remove("Essential")));
+    check(&request("b c"), &silent).expect("whether a is Essential is not known");
+    assert!(problem(&request("a d"), &silent).contains("d is not in it"));
     assert!(problem(&request("a d"), &foreign).contains("d is not in it"));
     assert!(problem(&request("a b-"), &foreign).contains("b is in it, and must be absent"));
     assert!(problem(&request("a=2"), &foreign).contains("a is 1 in it, asked for is 2"));

@@ -245,3 +245,53 @@ fn what_is_damaged_or_foreign_is_named_and_left() {
     fixture.treestrap(&["import", "apt2ostree", "only"]).exits(1).says(&["bare-user-only"]);
     fixture.treestrap(&["import", "apt2ostree", "nowhere"]).exits(1).says(&["nowhere"]);
 }
+
+/// A lock as apt2ostree has it: some fields of each package, none of treestrap's, no Size.
+fn as_theirs(lock: &str) -> String {
+    const FIELDS: [&str; 8] =
+        ["Package", "Architecture", "Version", "Depends", "Pre-Depends", "Filename", "SHA256", "Multi-Arch"];
+    let stanzas = lock.split("\n\n").filter(|stanza| !stanza.trim().is_empty()).map(|stanza| {
+        let is_known = |line: &&str| line.split_once(": ").is_some_and(|(name, _)| FIELDS.contains(&name));
+        stanza.lines().filter(is_known).map(|line| format!("{line}\n")).collect::<String>() + "\n"
+    });
+    stanzas.collect()
+}
+
+#[test]
+fn a_lock_of_apt2ostree_is_used_and_left_as_it_is() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let mut tiny =
+        Miniature::new(Account::Subordinate, "Package: hello\nDepends: more\n\nPackage: more\n", &["hello"]);
+    tiny.fixture.treestrap(&["build", "--repo", "ours"]).ok();
+    let configured = |fixture: &Fixture, repo: &str| {
+        let reference = format!("{repo}/refs/heads/deb/images/tiny/configured");
+        fs::read_to_string(fixture.path(&reference)).expect("a ref")
+    };
+    let theirs = as_theirs(&tiny.fixture.read("tiny.lock"));
+    assert!(!theirs.contains("Size:") && !theirs.contains("Treestrap-"), "{theirs}");
+    tiny.fixture.write("tiny.lock", &theirs);
+    // Anything but the same bytes is a change: a blank line more, say, which deb822 passes over.
+    let theirs = theirs + "\n";
+    tiny.fixture.write("tiny.lock", &theirs);
+    for arguments in [&["lock", "--check"][..], &["build"], &["lock"], &["lock", "--update"], &["fetch"]] {
+        tiny.fixture.treestrap(arguments).ok();
+        assert_eq!(tiny.fixture.read("tiny.lock"), theirs, "{arguments:?} leaves it alone");
+    }
+    let fixture = &tiny.fixture;
+    assert_eq!(configured(fixture, "ours"), configured(fixture, ".treestrap/repo"), "the same image");
+    tiny.images(&[("tiny", &["hello", "absent"])]);
+    tiny.fixture.treestrap(&["lock", "--check"]).exits(1).says(&["absent is not in it"]);
+    tiny.images(&[("tiny", &["hello"])]);
+    tiny.update(|archive| {
+        let newer = Archive::with_base("Package: hello\nDepends: more\n\nPackage: more\nVersion: 2\n");
+        archive.suite().debs = newer.suites.into_iter().flat_map(|suite| suite.debs).collect();
+    });
+    tiny.fixture.treestrap(&["lock"]).ok();
+    assert_eq!(tiny.fixture.read("tiny.lock"), theirs, "its versions are kept");
+    tiny.fixture.treestrap(&["lock", "--update"]).ok();
+    let updated = tiny.fixture.read("tiny.lock");
+    assert!(
+        updated.contains("Package: more\nVersion: 2\n") && updated.contains("Treestrap-Request: "),
+        "{updated}"
+    );
+}
