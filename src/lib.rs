@@ -40,6 +40,7 @@ pub mod manifest;
 pub mod ninja;
 pub mod pipeline;
 pub mod report;
+pub mod rootfs;
 pub mod store;
 pub mod twins;
 

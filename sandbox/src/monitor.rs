@@ -31,6 +31,7 @@ use crate::{
     capture,
     cgroup::Group,
     child,
+    disk::{self, Moved, Order},
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     owners::{self, Links, Owner, Remembered},
@@ -85,7 +86,7 @@ fn prepare() -> Result<Channel> {
 }
 
 fn serve(control: &mut Channel) -> i32 {
-    let mut monitor = Monitor { session: None, closed: false };
+    let mut monitor = Monitor { session: None, finished: None, closed: false };
     let caller = getppid();
     // On any failure to talk the caller is gone, which is the end in any case.
     let result = monitor.serve(control);
@@ -118,6 +119,8 @@ fn sweep_up_after(caller: Pid, folders: &[PathBuf]) {
 
 struct Monitor {
     session: Option<Running>,
+    /// The folder of a move that was killed once and now is done.
+    finished: Option<PathBuf>,
     /// Whether the caller ended it, and was not ended itself.
     closed: bool,
 }
@@ -140,6 +143,8 @@ struct Running {
     _lock: Option<OwnedFd>,
     /// Whether the folder stays when the session ends.
     stays: bool,
+    /// Whether all that changed has been moved, and the folder goes when the caller says so.
+    moved: bool,
 }
 
 impl Monitor {
@@ -185,6 +190,24 @@ impl Monitor {
                 capture::send_changes(&session.start.folder.join("upper"), recorded, control)?;
                 Ok(FromMonitor::Done)
             }
+            ToMonitor::Read(folder) => {
+                let read = capture::send_folder(&folder, control)?;
+                read.learnt(&folder).map(FromMonitor::Read)
+            }
+            ToMonitor::Move(order) => {
+                let session = self.session.as_mut().ok_or_else(|| Error::bug("no session"))?;
+                session.move_changes(&order).map(FromMonitor::Moved)
+            }
+            ToMonitor::FinishMove(folder) => {
+                let order = Order::read(&folder)?.ok_or_else(|| Error::bug("there is no order"))?;
+                let moved = disk::go_on_moving(&folder, &order, &mut || Ok(()))?;
+                self.finished = Some(folder);
+                Ok(FromMonitor::Moved(moved))
+            }
+            ToMonitor::CheckOut(stored, target) => {
+                disk::fill(&stored, &target.path, target.tier).map(FromMonitor::Moved)
+            }
+            ToMonitor::Empty(folder) => disk::empty(&folder).map(|()| FromMonitor::Done),
             ToMonitor::Keep(folder) => {
                 self.session.as_mut().ok_or_else(|| Error::bug("no session"))?.keep(&folder)?;
                 Ok(FromMonitor::Done)
@@ -195,11 +218,17 @@ impl Monitor {
                 }
                 Ok(FromMonitor::Done)
             }
+            ToMonitor::Conclude => {
+                let of_session = self.session.as_mut().filter(|session| session.moved);
+                let folder = of_session.map(|session| session.start.folder.clone()).or(self.finished.take());
+                disk::conclude(&folder.ok_or_else(|| Error::bug("nothing was moved"))?)?;
+                Ok(FromMonitor::Done)
+            }
             ToMonitor::Close => match self.end() {
                 Some(error) => Err(error),
                 None => Ok(FromMonitor::Done),
             },
-            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough => {
+            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough | ToMonitor::ItIs(_) => {
                 Err(Error::bug(format_args!("{message:?} makes no sense here")))
             }
         }
@@ -243,6 +272,7 @@ impl Running {
             _lifeline: lifeline,
             _lock: lock,
             stays,
+            moved: false,
         };
         match running.go(commands, end_of_life, control) {
             Ok(()) => Ok(running),
@@ -363,6 +393,18 @@ impl Running {
         self.start.folder = target.to_owned();
         self.stays = true;
         Ok(())
+    }
+
+    /// Moves what changed to where the order says. Should that fail, or be killed, when it has begun, the
+    /// folder stays: see [`disk`].
+    fn move_changes(&mut self, order: &Order) -> Result<Moved> {
+        self.end_child()?;
+        self.keep_owners()?;
+        let folder = &self.start.folder;
+        let moved = disk::begin_move(folder, order, &mut || Ok(()));
+        self.stays |= folder.join(disk::ORDER).exists();
+        self.moved = moved.is_ok();
+        moved
     }
 
     fn end(mut self) -> Result<()> {

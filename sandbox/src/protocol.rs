@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
+    disk::{Learnt, Moved, Order, Target},
     enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
-    plan::Plan,
+    owners::Owner,
+    plan::{Plan, Stored},
     session::Status,
     sys,
 };
@@ -45,6 +47,20 @@ pub(crate) enum ToMonitor {
     Keep(#[serde(with = "crate::bytes")] PathBuf),
     /// End everything inside, remove what is to be removed, and end.
     Close,
+    /// Read a folder of the host, as changes.
+    Read(#[serde(with = "crate::bytes")] PathBuf),
+    /// End everything inside and move the changes where this says.
+    Move(Box<Order>),
+    /// End the move that was begun from this folder.
+    FinishMove(#[serde(with = "crate::bytes")] PathBuf),
+    /// The caller has what became of the move: remove the session's folder.
+    Conclude,
+    /// Write a tree to a folder of the host.
+    CheckOut(Stored, Target),
+    /// Remove all that is in this folder of the host.
+    Empty(#[serde(with = "crate::bytes")] PathBuf),
+    /// The file is this owner's, outside.
+    ItIs(Owner),
     /// Remove these folders of killed sessions.
     Remove(#[serde(with = "crate::bytes")] Vec<PathBuf>),
 }
@@ -79,6 +95,12 @@ pub(crate) enum FromMonitor {
         /// Whether these are the last.
         last: bool,
     },
+    /// Whose is the file beside this? Asked while a folder is read.
+    WhoseIsThis,
+    /// The folder has been read.
+    Read(Learnt),
+    /// The changes have been moved.
+    Moved(Moved),
     /// What was asked is done.
     Done,
     /// It failed.

@@ -16,7 +16,8 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    capture::{Change, Entry},
+    capture::Change,
+    disk::{self, Edits, Moved},
     enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
@@ -133,6 +134,8 @@ pub struct Session {
     folder: PathBuf,
     /// Why no more commands can run; none while they can.
     over: Option<&'static str>,
+    /// Whether what changed has been moved.
+    moved: bool,
 }
 
 impl Session {
@@ -175,7 +178,7 @@ impl Session {
         let Start { plan, folder, .. } = *start;
         let (tier, mapping) = (helper.tier, helper.mapping.clone());
         let enforced = Enforced { tier, asked_view: plan.view, mapping, inside };
-        Ok(Session { helper, commands, enforced, plan, folder, over: None })
+        Ok(Session { helper, commands, enforced, plan, folder, over: None, moved: false })
     }
 
     /// What it really has.
@@ -301,28 +304,9 @@ impl Session {
         each: &mut dyn FnMut(Change, Option<File>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.over = Some("the changes were listed");
-        let mut answer = self.helper.ask(&ToMonitor::Changes, &[])?;
-        loop {
-            let (FromMonitor::Changes { changes, last }, contents) = answer else {
-                return Err(unexpected(&answer.0).into());
-            };
-            let mut contents = contents.into_iter().map(File::from);
-            for change in changes {
-                let content = match change.now {
-                    Entry::File { .. } => {
-                        Some(contents.next().ok_or_else(|| Error::bug("a file came without content"))?)
-                    }
-                    _ => None,
-                };
-                if let Err(error) = each(change, content) {
-                    self.helper.ask_done(&ToMonitor::Enough)?;
-                    return Err(error);
-                }
-            }
-            if last {
-                return Ok(self.helper.ask_done(&ToMonitor::Next)?);
-            }
-            answer = self.helper.ask(&ToMonitor::Next, &[])?;
+        match self.helper.receive_changes(&ToMonitor::Changes, each)? {
+            FromMonitor::Done => Ok(()),
+            other => Err(unexpected(&other).into()),
         }
     }
 
@@ -337,15 +321,37 @@ impl Session {
         Ok(())
     }
 
+    /// Ends everything inside and moves what changed into `target`, the folder of the host that the
+    /// lowest layer was made of. Files become further names of what is in the upper layer where both are
+    /// in one file system, and are copied else; what is there at a changed name goes away. When the
+    /// session is [closed](Session::close) then, its folder is removed, a kept one, too.
+    ///
+    /// Owners are the kernel's in tier full, and records in tier single: [`Moved::not_on_disk`] has what could
+    /// not be so. Once the first change is moved, all of them will be: when this is killed, or fails, the
+    /// folder stays, [`unfinished_moves`](crate::unfinished_moves) finds it and
+    /// [`finish_move`](crate::finish_move) does the rest.
+    pub fn move_into(&mut self, target: &Path, edits: &Edits) -> Result<Moved> {
+        self.over = Some("the changes were moved");
+        let order = disk::order(&self.folder, target, self.enforced.tier, edits)?;
+        match self.helper.ask(&ToMonitor::Move(Box::new(order)), &[])?.0 {
+            FromMonitor::Moved(moved) => {
+                self.moved = true;
+                Ok(moved)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Where its upper layer and its lock are.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Ends everything inside and removes its folder, unless it was kept. Dropping does the same but
-    /// cannot tell what went wrong.
+    /// Ends everything inside and removes its folder, unless it was kept. Dropping does the same (but for
+    /// the folder whose changes were moved) and cannot tell what went wrong.
     pub fn close(mut self) -> Result<()> {
-        let result = self.helper.ask_done(&ToMonitor::Close);
+        let concluded = if self.moved { self.helper.ask_done(&ToMonitor::Conclude) } else { Ok(()) };
+        let result = concluded.and(self.helper.ask_done(&ToMonitor::Close));
         self.helper.end();
         result
     }

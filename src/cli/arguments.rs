@@ -78,9 +78,9 @@ pub(super) struct Global {
     ///
     /// Each line is an object with the fields "format" (1; raised when a field changes its meaning
     /// or goes away) and "event": started, progress, finished, accelerated, warning, note, detail; locked,
-    /// composed, committed, verified, disparity, why, difference, exported, imported, written, finding; error. They go to
-    /// standard output; with `run` and `export --tar -`, whose standard output is data of their
-    /// own, to standard error. Wrong usage is still reported as text.
+    /// composed, committed, configured, verified, disparity, why, difference, exported, imported, written,
+    /// finding; error. They go to standard output; with `run` and `export --tar -`, whose standard output is
+    /// data of their own, to standard error. Wrong usage is still reported as text.
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Tell nothing but warnings and errors
@@ -135,6 +135,7 @@ impl Arguments {
         let stdout_is_data = match &self.verb {
             Verb::Run(_) | Verb::Completions(_) => true,
             Verb::Export(arguments) => arguments.to_stdout(),
+            Verb::Configure(arguments) => arguments.to_stdout(),
             _ => false,
         };
         let explain_acceleration = match &self.verb {

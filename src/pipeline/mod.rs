@@ -5,6 +5,7 @@
 //! | `locks` | `lock`, `lock --why` |
 //! | `pool` | `fetch`: debs into the repository |
 //! | `stage_two` | `configure`, `run` |
+//! | `rootfs` | `configure --rootfs` |
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `comparison` | `diff` |
@@ -23,6 +24,7 @@ mod listings;
 mod locks;
 mod ninja;
 mod pool;
+mod rootfs;
 mod stage_two;
 mod tools;
 mod verify;
@@ -105,6 +107,7 @@ pub use import::{Import, Imported, import};
 pub use locks::{lock, why};
 pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
+pub use rootfs::{Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
 
