@@ -269,7 +269,8 @@ fn semantic_problems(request: &Request, lock: &Lockfile) -> Result<Vec<String>> 
         let Some(version) = marking.state(package).install else { continue };
         for group in universe.dependency_groups(version) {
             let kind = universe.dependency(group[0]).kind;
-            if kind.is_critical() && !marking.any_fulfilled(&group) {
+            let counts = kind.is_critical() && (request.dependencies || kind.is_negative());
+            if counts && !marking.any_fulfilled(&group) {
                 let text: Vec<String> = group.iter().map(|&d| universe.display_relation(d)).collect();
                 let verdict = if kind.is_negative() { "which is in it" } else { "which is not in it" };
                 problems.push(format!(
