@@ -67,7 +67,9 @@ pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
     }
     again.extend(ninja::options(&options));
     again.extend(arguments.images.iter().cloned());
-    let sources = [manifest.clone()].into_iter().chain(env::current_exe().ok()).collect();
+    // One that was replaced while it ran is no file any more (proc(5), `/proc/PID/exe`).
+    let program_file = env::current_exe().ok().filter(|path| path.exists());
+    let sources = [manifest.clone()].into_iter().chain(program_file).collect();
     let ninja = Ninja {
         treestrap,
         again,

@@ -129,6 +129,15 @@ fn what_runs_is_what_changed() {
     assert!(fixture.read("tiny.lock").contains("Package: greetings\nVersion: 1.1"));
     runs(fixture, "one package of a lock moved", &["compose tiny", "configure tiny", "fetch tiny"]);
     assert_ne!(built, fixture.rev("deb/images/tiny/configured"));
+
+    // ninja removes what it made but for locks, which are for version control.
+    let (locks, commits) = (fixture.read("tiny.lock"), fixture.rev("deb/images/tiny/configured"));
+    fixture.run("ninja", &["-t", "clean"]).ok();
+    assert_eq!(fixture.rev("deb/images/tiny/configured"), None);
+    assert_eq!(fixture.read("tiny.lock"), locks);
+    let made = all.iter().copied().filter(|edge| !edge.starts_with("lock ")).collect::<Vec<_>>();
+    runs(fixture, "all was cleaned away", &made);
+    assert_eq!(fixture.rev("deb/images/tiny/configured"), commits);
     fixture.assert_nothing_left();
 }
 
