@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use super::{
     build, compose, configure, diff, export, fetch, generate, import, init, lock, ninja,
     output::{self, Verbosity},
-    run, verify,
+    prune, run, verify,
 };
 use crate::manifest;
 
@@ -78,9 +78,9 @@ pub(super) struct Global {
     ///
     /// Each line is an object with the fields "format" (1; raised when a field changes its meaning
     /// or goes away) and "event": started, progress, finished, accelerated, warning, note, detail; locked,
-    /// composed, committed, configured, verified, disparity, why, difference, exported, imported, written,
-    /// finding; error. They go to standard output; with `run` and `export --tar -`, whose standard output is
-    /// data of their own, to standard error. Wrong usage is still reported as text.
+    /// composed, committed, configured, verified, disparity, removed, pruned, why, difference, exported,
+    /// imported, written, finding; error. They go to standard output; with `run` and `export --tar -`, whose
+    /// standard output is data of their own, to standard error. Wrong usage is still reported as text.
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Tell nothing but warnings and errors
@@ -106,6 +106,7 @@ pub(super) enum Verb {
     Run(run::Arguments),
     Verify(verify::Arguments),
     Diff(diff::Arguments),
+    Prune(prune::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
     Ninja(ninja::Arguments),

@@ -21,6 +21,7 @@ mod ninja;
 mod outcome;
 mod output;
 mod program;
+mod prune;
 mod run;
 mod signals;
 mod stage_two;
@@ -94,6 +95,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Build(arguments) => build::run(program, arguments),
         Verb::Run(arguments) => run::run(program, arguments),
         Verb::Verify(arguments) => verify::run(program, arguments),
+        Verb::Prune(arguments) => prune::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
         Verb::Import(arguments) => import::run(program, arguments),

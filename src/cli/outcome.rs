@@ -30,6 +30,10 @@ pub(super) enum Outcome<'a> {
     Why { image: &'a str, package: &'a str, chain: Vec<String> },
     /// One line of `diff`.
     Difference { text: String },
+    /// `prune` removes a ref.
+    Removed { reference: &'a str, dry_run: bool },
+    /// What `prune` removed in all.
+    Pruned { references: usize, objects: u64, bytes: u64, dry_run: bool },
     /// `export` wrote an image.
     Exported { image: &'a str, path: String },
     /// `import` took packages.
@@ -82,6 +86,12 @@ impl<'a> Outcome<'a> {
                 Text::Data(lines.join("\n"))
             }
             Outcome::Why { chain, .. } => Text::Data(chain.join("\n")),
+            Outcome::Removed { reference, .. } => Text::Data(format!("- {reference}")),
+            Outcome::Pruned { references, objects, bytes, dry_run } => {
+                let what = if *dry_run { "would be removed" } else { "removed" };
+                let megabytes = *bytes as f64 / 1e6;
+                Text::Talk(format!("{references} refs and {objects} objects {what}, {megabytes:.1} MB"))
+            }
             Outcome::Difference { text } => Text::Data(text.clone()),
             Outcome::Locked { image, path, packages, written } => {
                 let what = if *written { "written" } else { "unchanged" };

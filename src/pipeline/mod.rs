@@ -11,6 +11,7 @@
 //! | `comparison` | `diff` |
 //! | `import` | `import` |
 //! | `ninja` | `ninja`, `fetch --stamp` |
+//! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
@@ -24,6 +25,7 @@ mod listings;
 mod locks;
 mod ninja;
 mod pool;
+mod prune;
 mod rootfs;
 mod stage_two;
 mod tools;
@@ -107,6 +109,7 @@ pub use import::{Import, Imported, import};
 pub use locks::{lock, why};
 pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
+pub use prune::{Removed, prune};
 pub use rootfs::{Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};

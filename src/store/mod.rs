@@ -21,7 +21,9 @@
 mod checkout;
 mod diff;
 mod foreign;
+mod in_use;
 mod object;
+mod prune;
 pub mod records;
 mod transaction;
 mod tree;
@@ -39,6 +41,7 @@ pub use self::{
     diff::{Change, Difference},
     foreign::{Foreign, ForeignObject, ForeignReference},
     object::{Content, FileReader},
+    prune::Pruned,
     transaction::Transaction,
     tree::{Folder, Node},
     walk::{Visit, Visited},
@@ -75,6 +78,7 @@ impl Store {
                 Error::input(message).hint("name another folder with --repo: it is created as needed")
             );
         }
+        in_use::note(path)?;
         Ok(store)
     }
 
