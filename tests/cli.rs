@@ -20,6 +20,7 @@ const VERBS: &[&str] = &[
     "run",
     "verify",
     "diff",
+    "prune",
     "export",
     "import",
     "ninja",
