@@ -14,8 +14,10 @@ mod export;
 mod fetch;
 mod folders;
 mod generate;
+mod import;
 mod init;
 mod lock;
+mod ninja;
 mod outcome;
 mod output;
 mod program;
@@ -96,6 +98,8 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Prune(arguments) => prune::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
+        Verb::Import(arguments) => import::run(program, arguments),
+        Verb::Ninja(arguments) => ninja::run(program, arguments),
         Verb::Doctor => doctor::run(program),
         Verb::Completions(arguments) => generate::completions(program, arguments),
         Verb::Man(arguments) => generate::man(program, arguments),

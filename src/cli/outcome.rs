@@ -7,6 +7,7 @@ use crate::{
     digest::Sha256,
     doctor::{Finding, State},
     error::Kind,
+    pipeline::Imported,
 };
 
 /// A result of a verb. With [`Event`](crate::report::Event), the whole of `--json`.
@@ -35,7 +36,9 @@ pub(super) enum Outcome<'a> {
     Pruned { references: usize, objects: u64, bytes: u64, dry_run: bool },
     /// `export` wrote an image.
     Exported { image: &'a str, path: String },
-    /// `init`, `man` wrote a file.
+    /// `import` took packages.
+    Imported(Imported),
+    /// `init`, `man`, `ninja` wrote a file.
     Written { path: String },
     /// `doctor` looked at something.
     Finding(&'a Finding),
@@ -99,6 +102,7 @@ impl<'a> Outcome<'a> {
                 Text::Talk(format!("{folder}: {packages} packages configured"))
             }
             Outcome::Exported { image, path } => Text::Talk(format!("{image}: written to {path}")),
+            Outcome::Imported(imported) => Text::Talk(imported_text(imported)),
             Outcome::Written { path } => Text::Talk(format!("{path} written")),
             Outcome::Error { messages, hint, .. } => {
                 let mut lines = vec![messages.join(": ")];
@@ -107,6 +111,22 @@ impl<'a> Outcome<'a> {
             }
         }
     }
+}
+
+/// What was taken, and what was not, in one line.
+fn imported_text(imported: &Imported) -> String {
+    let mut text = format!("{} packages taken", imported.taken);
+    for (count, what) in [
+        (imported.present, "were there already"),
+        (imported.unclear, "are left to be fetched"),
+        (imported.refused, "damaged or foreign"),
+        (imported.images, "refs of images taken"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text
 }
 
 /// A finding, with the remedy on a line of its own, to be copied.

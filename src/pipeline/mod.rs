@@ -9,6 +9,8 @@
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `comparison` | `diff` |
+//! | `import` | `import` |
+//! | `ninja` | `ninja`, `fetch --stamp` |
 //! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
@@ -18,8 +20,10 @@ mod acceleration;
 mod build;
 mod comparison;
 mod dates;
+mod import;
 mod listings;
 mod locks;
+mod ninja;
 mod pool;
 mod prune;
 mod rootfs;
@@ -101,7 +105,9 @@ pub enum ExportTo {
 
 pub use build::build;
 pub use comparison::diff;
+pub use import::{Import, Imported, import};
 pub use locks::{lock, why};
+pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
 pub use prune::{Removed, prune};
 pub use rootfs::{Target, configure_rootfs};

@@ -2,7 +2,7 @@
 //!
 //! | what | stays |
 //! |---|---|
-//! | images | those of the manifest; others too, unless they are not wanted; not what earlier locks gave |
+//! | images | those of the manifest; others too, imported ones among them, unless they are not wanted; not what earlier locks gave |
 //! | debs | those that a lock of the manifest names, and those of images that stay |
 //! | qemu-user, native programs | those that a lock of tools pins, or with which an image that stays was made |
 //! | other refs than treestrap's | all |
@@ -136,6 +136,9 @@ impl Kept {
         if !name.starts_with(OURS) || self.references.contains(name) {
             return true;
         }
+        if name.starts_with(IMPORTED) {
+            return self.images.is_none();
+        }
         let Some(rest) = name.strip_prefix(IMAGES) else { return false };
         let image = rest.rsplit_once('/').map_or(rest, |(image, _)| image);
         // What `verify` left belongs to its image.
@@ -148,6 +151,8 @@ impl Kept {
 const OURS: &str = "deb/";
 const IMAGES: &str = "deb/images/";
 const POOL: &str = "deb/pool/";
+/// Images that other systems made: they are of no manifest.
+const IMPORTED: &str = "deb/imported/";
 
 /// Removes what failed runs of images left that do not stay.
 fn remove_failed(session: &Session<'_>, kept: &Kept) -> Result<()> {

@@ -168,6 +168,11 @@ fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value 
     json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of), "identity": image.identity })
 }
 
+/// The same without answers to packages' questions, which may be in a file.
+pub(super) fn settings(image: &Image) -> serde_json::Value {
+    stage_two_inputs(image, None)
+}
+
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
     preseed_text(image.preseed.as_ref())
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use crate::common::{
     account::Account,
-    fixture::Miniature,
+    fixture::{Miniature, pause, wait},
     tier::{Tier, needs},
 };
 
@@ -82,9 +82,8 @@ fn prune_removes_what_no_image_needs_and_says_so_before() {
     for reference in ["- deb/images/gone/configured\n", "- deb/images/gone/unpacked\n", "- deb/pool/"] {
         assert!(done.stdout.contains(reference), "{done}");
     }
-    let number = |text: &str| -> Vec<f64> {
-        text.split([' ', '\n']).filter_map(|word| word.parse().ok()).collect()
-    };
+    let number =
+        |text: &str| -> Vec<f64> { text.split([' ', '\n']).filter_map(|word| word.parse().ok()).collect() };
     assert_eq!(number(&planned.stderr), number(&done.stderr), "the same objects and bytes");
     assert!(size(&repo.join("objects")) < before.1);
     tiny.fixture.fsck();
@@ -104,10 +103,10 @@ fn prune_waits_for_nobody_and_takes_nothing_from_a_running_build() {
     tiny.fixture.treestrap(&["fetch"]).ok();
     let build = tiny.fixture.start(&["build"]);
     while tiny.fixture.rev("deb/images/tiny/unpacked").is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        pause();
     }
     tiny.fixture.treestrap(&["prune"]).exits(1).says(&["in use by another run"]);
-    crate::common::fixture::wait(build).ok();
+    wait(build).ok();
     tiny.fixture.treestrap(&["prune"]).ok();
     tiny.fixture.fsck();
 }
