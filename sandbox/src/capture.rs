@@ -435,9 +435,8 @@ impl Walk<'_> {
             }
             Source::Plain(plain) => {
                 plain.show_ids(&mut owner, &mut xattrs);
-                let before = xattrs.len();
+                plain.recorded |= xattrs.iter().any(|(name, _)| name.starts_with(acl::OURS));
                 owner = take_records(&mut xattrs, stat.st_mode).unwrap_or(owner);
-                plain.recorded |= xattrs.len() < before;
             }
         }
         Metadata {
