@@ -58,6 +58,7 @@ impl OnDisk {
 impl Drop for OnDisk {
     fn drop(&mut self) {
         let _ = remove_contents(&self.path()); // the owner alone cannot
+        let _ = fs::remove_dir(self.path()); // and may not read it
     }
 }
 
