@@ -17,6 +17,7 @@ mod machine;
 mod memory;
 mod ninja;
 mod pipeline;
+mod rootfs;
 mod script_environment;
 mod scripts;
 mod signatures;

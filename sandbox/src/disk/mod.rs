@@ -156,6 +156,9 @@ pub struct Edits {
     pub replace: Vec<(Vec<u8>, File)>,
     /// Owners of what did not change and has not got them on disk. What did change is left alone.
     pub give: Vec<Given>,
+    /// Attributes that nothing gets that is written: what somebody else noted about a file that it was
+    /// copied from.
+    pub without: Vec<Vec<u8>>,
 }
 
 /// What was written into a folder of the host.
@@ -272,18 +275,15 @@ pub fn finish_move(folder: &Path) -> Result<FinishedMove> {
 pub(crate) fn order(folder: &Path, target: &Path, tier: Tier, edits: &Edits) -> Result<Order> {
     let target = absolute_folder(target)?;
     let contents = folder.join(REPLACED);
-    let mut replace = Vec::new();
     if !edits.replace.is_empty() {
         std::fs::create_dir_all(&contents).doing_to("making", &contents)?;
     }
-    for (number, (path, file)) in edits.replace.iter().enumerate() {
+    for (number, (_, file)) in edits.replace.iter().enumerate() {
         let place = contents.join(number.to_string());
         let copy = File::create(&place).and_then(|to| content::copy(file, &to));
         copy.doing_to("writing", &place)?;
-        replace.push(path.clone());
     }
-    let (leave, give, rearrange) = (edits.leave.clone(), edits.give.clone(), edits.rearrange.clone());
-    Order::new(&target, tier, edits.first_id, leave, replace, give, rearrange)
+    Order::new(&target, tier, edits)
 }
 
 /// The helper works in another folder.

@@ -31,7 +31,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FirstIds, Missing, Moved,
+    Edits, FirstIds, Missing, Moved,
     rearrange::{self, Rearrange},
     write::{Content, How, InTheWay, Writing},
 };
@@ -85,29 +85,24 @@ pub(crate) struct Order {
     replace: Vec<Vec<u8>>,
     give: Vec<Given>,
     rearrange: Vec<Rearrange>,
+    #[serde(with = "crate::bytes")]
+    without: Vec<Vec<u8>>,
 }
 
 impl Order {
-    pub(crate) fn new(
-        target: &Path,
-        tier: Tier,
-        first_id: FirstIds,
-        leave: Vec<Vec<u8>>,
-        replace: Vec<Vec<u8>>,
-        give: Vec<Given>,
-        rearrange: Vec<Rearrange>,
-    ) -> Result<Self> {
+    pub(crate) fn new(target: &Path, tier: Tier, edits: &Edits) -> Result<Self> {
         let inode = fs::metadata(target).doing_to("looking at", target)?.ino();
         Ok(Order {
             format: FORMAT,
             target: target.to_owned(),
             inode,
             tier,
-            first_id,
-            leave,
-            replace,
-            give,
-            rearrange,
+            first_id: edits.first_id,
+            leave: edits.leave.clone(),
+            replace: edits.replace.iter().map(|(path, _)| path.clone()).collect(),
+            give: edits.give.clone(),
+            rearrange: edits.rearrange.clone(),
+            without: edits.without.clone(),
         })
     }
 
@@ -174,7 +169,7 @@ pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Resu
         ))
         .with_hint(format_args!("what was to be moved is in {}", folder.display())));
     }
-    rearrange::carry_out(target, order.first_id, &order.rearrange, step)?;
+    rearrange::carry_out(target, order.first_id, &order.rearrange, &order.without, step)?;
     let elsewhere = owners_elsewhere(folder, order.tier)?;
     let how = How {
         tier: order.tier,
@@ -182,6 +177,7 @@ pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Resu
         in_the_way: InTheWay::Removed,
         may_link: true,
         leave: order.leave.iter().cloned().collect(),
+        without: order.without.clone(),
     };
     let mut writing = Writing::new(target, how, step);
     let replaced = Replaced::open(folder, order)?;
@@ -390,8 +386,10 @@ mod tests {
         };
         let leave = paths(&["etc/left", "new/left", "opaque/kept", "mixed/kept/x"]);
         let give = vec![given("etc/given", Some(0o2750)), given("etc/old", None), given("nowhere", None)];
-        Order::new(target, tier, FirstIds::default(), leave, paths(&["etc/replaced"]), give, Vec::new())
-            .expect("an order")
+        let nothing = || tempfile::tempfile().expect("a file");
+        let replace = vec![(b"etc/replaced".to_vec(), nothing())];
+        let edits = Edits { leave, replace, give, ..Edits::default() };
+        Order::new(target, tier, &edits).expect("an order")
     }
 
     /// All that is in a folder: path, kind and mode, owner, time, names, attributes, content.
