@@ -20,13 +20,12 @@ use md5::Digest as _;
 
 use super::{
     Ingester, Wanted,
-    changelog::Changelog,
     control::Control,
     data::{Data, digits, normal_path},
 };
 use crate::{
     artefacts::{IngestedPackage, Metadata},
-    debian::deb822,
+    debian::{changelog::Changelog, deb822},
     digest::Sha256,
     error::{Context, Error, Result},
     store::{Folder, Foreign, Node, records::pool_reference},

@@ -14,9 +14,9 @@ use std::{
 use md5::Digest;
 use tar::EntryType;
 
-use super::changelog::Changelog;
 use crate::{
     artefacts::Metadata,
+    debian::changelog::Changelog,
     digest::Sha256,
     error::{Context, Error, Result},
     store::{Folder, Node, Store, Transaction},

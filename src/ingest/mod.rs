@@ -11,7 +11,6 @@
 //! refused: nothing of it gets a ref. The deb itself is never stored.
 
 mod adopt;
-mod changelog;
 mod control;
 mod data;
 mod extract;
@@ -28,13 +27,12 @@ pub use self::{
     extract::{extract, extracted},
 };
 use self::{
-    changelog::Changelog,
     control::Control,
     data::{Data, Wanted},
 };
 use crate::{
     artefacts::{IngestedPackage, LockedPackage, Metadata},
-    debian::deb::Deb,
+    debian::{changelog::Changelog, deb::Deb},
     digest::Sha256,
     error::{Context, Error, Kind, Result},
     store::{

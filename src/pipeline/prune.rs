@@ -2,7 +2,7 @@
 //!
 //! | what | stays |
 //! |---|---|
-//! | images | those of the manifest; others too, imported ones among them, unless they are not wanted |
+//! | images | those of the manifest; others too, imported ones among them, unless they are not wanted; not what earlier locks gave |
 //! | debs | those that a lock of the manifest names, and those of images that stay |
 //! | qemu-user, native programs | those that a lock of tools pins, or with which an image that stays was made |
 //! | other refs than treestrap's | all |
@@ -22,7 +22,10 @@ use crate::{
     artefacts::{Image, Lockfile},
     commit,
     digest::Sha256,
-    store::{Pruned, Store, records::pool_reference},
+    store::{
+        Pruned, Store,
+        records::{MEMORY, pool_reference},
+    },
     twins,
 };
 
@@ -106,8 +109,15 @@ impl Kept {
             );
             made_with.extend(commit::accelerated(store, commit)?.map(|accelerated| accelerated.twins));
         }
+        let images: BTreeSet<Sha256> = all
+            .iter()
+            .filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name))
+            .map(|(_, &commit)| commit)
+            .collect();
         for (name, &commit) in all {
-            let is_needed = if name.starts_with(POOL) {
+            let is_needed = if name.starts_with(MEMORY) {
+                images.contains(&commit)
+            } else if name.starts_with(POOL) {
                 let record = store.package_record(commit)?;
                 record.is_some_and(|record| {
                     packages.contains(&(record.name, record.version, record.architecture))

@@ -6,6 +6,7 @@
 //! refs/heads/deb/pool/XX/YYYY…            one commit a deb, by the deb's SHA-256     ingest
 //! refs/heads/deb/images/IMAGE/unpacked    what `dpkg --unpack` would leave           compose
 //! refs/heads/deb/images/IMAGE/configured  the finished image                         commit
+//! refs/heads/deb/memory/DIGEST            a finished tree, by what determined it     pipeline
 //! refs/heads/deb/imported/IMAGE/STAGE     what another system made                    import
 //! refs/heads/deb/tools/HOST/qemu-NAME/DEB one program of a deb, by its SHA-256       ingest
 //! refs/heads/deb/twins/HOST/ARCH/KEY      programs that run in place of foreign ones twins
@@ -144,6 +145,16 @@ impl Store {
             Ok(Some(checksum)) => Ok(Some(parse_checksum(&checksum)?)),
             Err(error) => Err(self.foreign(error).context(format!("resolving {reference}"))),
         }
+    }
+
+    /// Sets a ref.
+    ///
+    /// # Errors
+    /// If the repository cannot be written to.
+    pub fn set_reference(&self, reference: &str, commit: Sha256) -> Result<()> {
+        let transaction = self.transaction()?;
+        transaction.set_reference(reference, commit);
+        transaction.commit()
     }
 
     /// Removes refs, as far as they are there.

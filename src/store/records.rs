@@ -143,6 +143,15 @@ pub fn configured_reference(image: &str) -> String {
     format!("deb/images/{image}/configured")
 }
 
+/// The ref under which a finished tree is found again by the digest of all that determined it, whichever
+/// image it is.
+pub fn memory_reference(inputs: Sha256) -> String {
+    format!("{MEMORY}{inputs}")
+}
+
+/// What the refs of finished trees by their inputs begin with.
+pub const MEMORY: &str = "deb/memory/";
+
 /// The ref of a stage of an image that another system made.
 pub fn imported_reference(image: &str, stage: &str) -> String {
     format!("deb/imported/{image}/{stage}")

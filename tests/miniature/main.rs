@@ -14,6 +14,7 @@ mod hostile;
 mod import;
 mod interruption;
 mod machine;
+mod memory;
 mod ninja;
 mod pipeline;
 mod script_environment;
