@@ -21,6 +21,7 @@ use crate::common::{
 /// What a tree could lose: owners, set-id bits, hard links, equal files, links, dates.
 fn packages() -> String {
     let page = |letter: &str, length: usize| letter.repeat(length);
+    let sum = "e7375833e499638505be5e2583eb317a"; // printf "sum\n" | md5sum
     let (linked, equal) = (page("l", 5000), page("e", 9000));
     format!(
         r#"
@@ -47,6 +48,11 @@ file ./usr/share/a/b = before a-b
 file ./usr/share/doc/named++/changelog
     named++ (1.0~rc1+b1) unstable; urgency=medium
      -- A. Person <a@example.org>  Fri, 01 Sep 2023 12:00:00 +0200
+
+Package: summed
+file ./usr/share/summed = sum
+control md5sums
+    {sum}  usr/share/summed
 
 Package: unclear
 Installed-Size: 4711
@@ -107,7 +113,7 @@ fn archive() -> Archive {
 
 /// A fixture with the debs of a fetched image in apt2ostree's repository, and with none in ours.
 fn tiny() -> Miniature {
-    let tiny = Miniature::of(Account::Root, archive(), &["hard", "named++", "unclear"]);
+    let tiny = Miniature::of(Account::Root, archive(), &["hard", "named++", "summed", "unclear"]);
     let fixture = &tiny.fixture;
     fixture.treestrap(&["lock"]).ok();
     fixture.treestrap(&["fetch", "--keep-debs", "debs", "--repo", "fetched"]).ok();
@@ -190,7 +196,8 @@ fn what_is_damaged_or_foreign_is_named_and_left() {
     fs::write(theirs(fixture, "hard", "/control"), "0123").expect("a ref");
     fs::remove_file(theirs(fixture, "dash", "/data")).expect("a ref");
     fs::write(repo.join("refs/heads/deb/pool/mine"), "").expect("a ref");
-    // The control files of one with the tree of another.
+    // The tree of one with the control files of another, which has md5sums; and the other way round.
+    fs::copy(theirs(fixture, "dpkg", "/data"), theirs(fixture, "summed", "/data")).expect("a ref");
     fs::copy(theirs(fixture, "dpkg", "/control"), theirs(fixture, "unclear", "/control")).expect("a ref");
     let outcome = fixture.treestrap(&["import", "apt2ostree", "theirs"]).exits(1).says(&[
         "named___1.0_rc1_b1_",
@@ -201,10 +208,11 @@ fn what_is_damaged_or_foreign_is_named_and_left() {
         "there is no ref of its tree",
         "deb/pool/mine: apt2ostree writes no such ref",
         "its control files are those of dpkg",
+        "summed_1.0_all.deb is left to be fetched: its md5sums are not those of its files: usr/share/summed",
     ]);
     let fetched = apt2ostree::pool(&fixture.path("fetched"));
     let ours = apt2ostree::pool(&fixture.repo());
-    assert_eq!(ours.len(), fetched.len() - 4, "{outcome}");
+    assert_eq!(ours.len(), fetched.len() - 5, "{outcome}");
     assert!(ours.iter().all(|(name, commit)| fetched.get(name) == Some(commit)), "{outcome}");
     fixture.fsck();
     // What loses owners is refused as a whole.
