@@ -122,7 +122,8 @@ fn finish(
         let folder =
             Folder { path: &rootfs.folder, edits: rootfs.edits(), even_if_failed: target.in_place_now };
         let finished = configure::configure_in_place(&inputs, folder, session.reporter, session.stop)?;
-        let summary = super::stage_two::summary(&finished.packages, finished.accelerated.as_ref());
+        let summary =
+            super::stage_two::summary(rootfs.unfinished(), &finished.slowest, finished.accelerated.as_ref());
         Ok((finished, summary))
     });
     for (what, result) in [
