@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{
-    build, compose, configure, diff, export, fetch, generate, init, lock,
+    build, compose, configure, diff, export, fetch, generate, init, lock, multistrap,
     output::{self, Verbosity},
     run, verify,
 };
@@ -107,6 +107,7 @@ pub(super) enum Verb {
     Verify(verify::Arguments),
     Diff(diff::Arguments),
     Export(export::Arguments),
+    Multistrap(multistrap::Arguments),
     /// Say what this machine can do, what is missing, and the command that mends it
     ///
     /// Exit status 0 if images can be built here, 3 if not. With --json each finding is an event

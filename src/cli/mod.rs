@@ -16,6 +16,7 @@ mod folders;
 mod generate;
 mod init;
 mod lock;
+mod multistrap;
 mod outcome;
 mod output;
 mod program;
@@ -50,7 +51,8 @@ fn guarded(start: impl FnOnce() -> u8 + panic::UnwindSafe) -> u8 {
 
 /// Parses the arguments and runs the verb.
 fn start() -> u8 {
-    let matches = arguments::command().try_get_matches();
+    let words = multistrap::with_verb(std::env::args_os());
+    let matches = arguments::command().try_get_matches_from(words);
     let arguments = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match arguments {
         Ok(arguments) => arguments,
@@ -94,6 +96,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Verify(arguments) => verify::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
+        Verb::Multistrap(arguments) => multistrap::run(program, arguments),
         Verb::Doctor => doctor::run(program),
         Verb::Completions(arguments) => generate::completions(program, arguments),
         Verb::Man(arguments) => generate::man(program, arguments),

@@ -29,6 +29,8 @@ pub(super) enum Outcome<'a> {
     Difference { text: String },
     /// `export` wrote an image.
     Exported { image: &'a str, path: String },
+    /// `multistrap --simulate`: what a configuration comes to.
+    Simulated { text: String },
     /// `init`, `man` wrote a file.
     Written { path: String },
     /// `doctor` looked at something.
@@ -77,7 +79,7 @@ impl<'a> Outcome<'a> {
                 Text::Data(lines.join("\n"))
             }
             Outcome::Why { chain, .. } => Text::Data(chain.join("\n")),
-            Outcome::Difference { text } => Text::Data(text.clone()),
+            Outcome::Difference { text } | Outcome::Simulated { text } => Text::Data(text.clone()),
             Outcome::Locked { image, path, packages, written } => {
                 let what = if *written { "written" } else { "unchanged" };
                 Text::Talk(format!("{image}: {packages} packages; {path} {what}"))

@@ -452,6 +452,11 @@ pub(super) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
 }
 
+/// The InRelease file of a suite that was got last, as it was signed; none where the archive has none.
+pub fn signed_release(cache: &Path, uri: &str, suite: &str) -> Option<Vec<u8>> {
+    std::fs::read(release_folder(cache, uri, suite).join("InRelease")).ok()
+}
+
 /// The folder of the cache that belongs to one release.
 pub(super) fn release_folder(cache: &Path, uri: &str, suite: &str) -> PathBuf {
     let key = format!("{}\n{suite}", uri::shown(uri).trim_end_matches('/'));

@@ -7,6 +7,7 @@
 //! | `stage_two` | `configure`, `run` |
 //! | `build` | `build` |
 //! | `verify` | `verify` |
+//! | `multistrap` | `multistrap` |
 //! | `comparison` | `diff` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
@@ -18,6 +19,7 @@ mod comparison;
 mod dates;
 mod listings;
 mod locks;
+pub mod multistrap;
 mod pool;
 mod stage_two;
 mod tools;

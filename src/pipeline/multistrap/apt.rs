@@ -1,0 +1,201 @@
+//! What apt finds in the folder: sources, keys, preferences, indexes, packages, and which of them nobody
+//! asked for.
+
+use std::fmt::Write;
+
+use super::{
+    choice,
+    folder::{FILE_MODE, Root},
+    keyring,
+    scripts::Scripts,
+};
+use crate::{
+    Context, Result,
+    acquire::uri,
+    artefacts::{LockedPackage, Lockfile},
+    lock::{index::Index, lockfile},
+    manifest::multistrap::{Configuration, Section},
+    pipeline::Session,
+};
+
+const SOURCES: &str = "etc/apt/sources.list.d";
+pub(super) const ARCHIVES: &str = "var/cache/apt/archives";
+const LISTS: &str = "var/lib/apt/lists";
+
+/// Folders that multistrap makes before anything is unpacked. What packages ship at these places decides on
+/// owner and mode.
+const FOLDERS: [&str; 9] = [
+    SOURCES,
+    "etc/apt/trusted.gpg.d",
+    "etc/apt/preferences.d",
+    "etc/apt/apt.conf.d",
+    "etc/network",
+    "dev",
+    "usr/share/info",
+    "var/cache/apt/archives/partial",
+    "var/lib/apt/lists/partial",
+];
+
+/// Files that are there, empty, where no package brings them.
+const EMPTY: [(&str, &str); 4] = [
+    ("usr/share/info/dir", "install-info(1) wants one to write to"),
+    ("etc/shells", "add-shell(8) does"),
+    ("var/lib/dpkg/diversions", "of dpkg's own making, were anything diverted"),
+    ("var/lib/dpkg/statoverride", "as well"),
+];
+
+/// Makes the folders and files that are there whatever is installed.
+pub(super) fn prepare(
+    root: &Root,
+    session: &Session<'_>,
+    configuration: &Configuration,
+    scripts: &Scripts,
+    lockfile: &Lockfile,
+) -> Result<()> {
+    FOLDERS.iter().try_for_each(|path| root.make_folder(path))?;
+    EMPTY.iter().try_for_each(|(path, _)| root.write_if_missing(path, FILE_MODE, b""))?;
+    if !configuration.multiarch.is_empty() {
+        // multistrap writes this machine's architecture first, whatever the image's.
+        let architectures = configuration.architectures(configuration.target_architecture());
+        root.write("var/lib/dpkg/arch", FILE_MODE, (architectures.join("\n") + "\n").as_bytes())?;
+    }
+    if let Some(path) = &scripts.preferences {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        root.copy(path, &format!("etc/apt/preferences.d/{name}"), FILE_MODE)?;
+    }
+    if configuration.no_auth {
+        return Ok(());
+    }
+    for name in configuration.keyrings() {
+        let installed = lockfile.packages.iter().find(|package| package.name == name);
+        let Some(package) = installed else { continue };
+        for (name, content) in keyring::of_package(session, package)? {
+            if !name.contains("removed") {
+                root.write(&format!("etc/apt/trusted.gpg.d/{name}"), FILE_MODE, &content)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the sources of these sections, and removes all others.
+pub(super) fn write_sources<'a>(
+    root: &Root,
+    configuration: &Configuration,
+    sections: impl Iterator<Item = &'a Section>,
+) -> Result<()> {
+    for name in root.files(SOURCES)? {
+        if name.starts_with("multistrap-") && name.ends_with(".list") {
+            root.remove(&format!("{SOURCES}/{name}"))?;
+        }
+    }
+    root.remove("etc/apt/sources.list")?;
+    for section in sections {
+        let text = sources_of(configuration, section);
+        if !text.is_empty() {
+            root.write(&format!("{SOURCES}/multistrap-{}.list", section.name), FILE_MODE, text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// A section's lines (sources.list(5)), as multistrap writes them.
+fn sources_of(configuration: &Configuration, section: &Section) -> String {
+    let mut text = String::new();
+    let Some(source) = section.source.as_ref().filter(|_| section.is_repository()) else { return text };
+    let own: Vec<String> = source
+        .options
+        .iter()
+        .filter(|(name, _)| name != "arch")
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let options = |mut words: Vec<String>| {
+        words.extend(own.iter().cloned());
+        if words.is_empty() { String::new() } else { format!("[{}] ", words.join(" ")) }
+    };
+    let (uri, suite) = (&source.uri, section.suite_or_path().unwrap_or_default());
+    let place = [&[uri.as_str(), suite], &section.components.iter().map(String::as_str).collect::<Vec<_>>()[..]];
+    let place = place.concat().join(" ");
+    let target = [configuration.target_architecture().to_owned()];
+    let architectures = if configuration.multiarch.is_empty() { &target[..] } else { &configuration.multiarch };
+    for architecture in architectures {
+        let _ = writeln!(text, "deb {}{place}", options(vec![format!("arch={architecture}")]));
+    }
+    if !section.omit_deb_src {
+        let _ = writeln!(text, "deb-src {}{place}", options(Vec::new()));
+    }
+    text
+}
+
+/// Writes apt's note of the packages that nobody asked for (`markauto`), which it removes when nothing
+/// needs them any more: `extended_states` (apt-mark(8)).
+pub(super) fn mark_automatic(root: &Root, configuration: &Configuration, lockfile: &Lockfile) -> Result<()> {
+    let is_automatic = |package: &&LockedPackage| {
+        !choice::is_additional(package) && package.stanza.get(lockfile::REASON) != Some("requested")
+    };
+    let mut text = String::new();
+    for package in lockfile.packages.iter().filter(is_automatic) {
+        let architecture = match package.architecture.as_str() {
+            "all" => configuration.target_architecture(),
+            architecture => architecture,
+        };
+        let _ = writeln!(text, "Package: {}\nArchitecture: {architecture}\nAuto-Installed: 1\n", package.name);
+    }
+    root.write("var/lib/apt/extended_states", FILE_MODE, text.as_bytes())
+}
+
+/// Writes the indexes where apt looks for them, so that it need not get them before it can be used.
+pub(super) fn write_lists(root: &Root, indexes: &[(Index, Vec<u8>)]) -> Result<()> {
+    root.make_folder(&format!("{LISTS}/partial"))?;
+    root.write(&format!("{LISTS}/lock"), 0o640, b"")?;
+    for (index, release) in indexes {
+        let folder = match index.suite.ends_with('/') {
+            true => index.suite.clone(),
+            false => format!("dists/{}/", index.suite),
+        };
+        let name = |path: String| format!("{LISTS}/{}", list_name(&uri::join(&index.uri, &path)));
+        let path = match index.component.is_empty() {
+            true => "Packages".to_owned(),
+            false => format!("{}/binary-{}/Packages", index.component, index.architecture),
+        };
+        root.write(&name(format!("{folder}InRelease")), FILE_MODE, release)?;
+        root.write(&name(format!("{folder}{path}")), FILE_MODE, &index.packages)?;
+    }
+    Ok(())
+}
+
+/// What apt calls the file that it got from a URI (`URItoFileName` in its strutl.cc).
+fn list_name(uri: &str) -> String {
+    let (_, rest) = uri.split_once(':').unwrap_or(("", uri));
+    let mut name = String::new();
+    for byte in rest.strip_prefix("//").unwrap_or(rest).bytes() {
+        match byte {
+            b'/' => name.push('_'),
+            b'_' | b'\\' | b'|' | b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b'"' | b'^' | b'~' | b'=' | b'!'
+            | b'@' | b'#' | b'$' | b'%' | b'*' | b'&' => {
+                let _ = write!(name, "%{byte:02x}");
+            }
+            byte if byte <= b' ' || byte >= 0x7f => {
+                let _ = write!(name, "%{byte:02x}");
+            }
+            byte => name.push(char::from(byte)),
+        }
+    }
+    name
+}
+
+/// What apt calls a package that it keeps: with the whole version, its colon escaped.
+pub(super) fn archive_name(package: &LockedPackage) -> String {
+    let version = package.version.replace('%', "%25").replace(':', "%3a");
+    format!("{}_{version}_{}.deb", package.name, package.architecture)
+}
+
+/// Removes what apt got: `cleanup`.
+pub(super) fn tidy(root: &Root) -> Result<()> {
+    for (folder, end) in [(ARCHIVES, ".deb"), (LISTS, ""), ("var/cache/apt", ".bin")] {
+        for name in root.files(folder)?.iter().filter(|name| name.ends_with(end)) {
+            root.remove(&format!("{folder}/{name}")).context("tidying up")?;
+        }
+    }
+    Ok(())
+}
