@@ -44,8 +44,8 @@ impl<'a> Program<'a> {
 
     /// The same with a repository that is somewhere else.
     pub(super) fn session_in(&self, repo: &Path, keep_debs: Option<&Path>) -> Result<Session<'a>> {
-        let repo =
-            std::path::absolute(repo).with_context(|| format!("cannot find the folder of {}", repo.display()))?;
+        let repo = std::path::absolute(repo)
+            .with_context(|| format!("cannot find the folder of {}", repo.display()))?;
         Ok(Session {
             repo,
             cache: folders::cache()?,

@@ -98,7 +98,8 @@ impl Arguments {
     /// The configuration file: a shortcut's goes before that of `-f`.
     fn path(&self) -> Result<PathBuf> {
         let shortcut = self.shortcut.as_ref().and_then(|name| {
-            let mut paths = SHORTCUT_FOLDERS.iter().rev().map(|folder| Path::new(folder).join(format!("{name}.conf")));
+            let mut paths =
+                SHORTCUT_FOLDERS.iter().rev().map(|folder| Path::new(folder).join(format!("{name}.conf")));
             paths.find(|path| path.is_file())
         });
         shortcut.or_else(|| self.file.clone()).ok_or_else(|| {

@@ -10,8 +10,11 @@ pub(super) fn summary(configuration: &Configuration, scripts: &Scripts) -> (Stri
     let mut line = |words: String| {
         let _ = writeln!(text, "{words}"); // into memory
     };
-    let one_or_more = |count: usize, one: &str, more: &str| if count == 1 { one.to_owned() } else { more.to_owned() };
-    let paths = |paths: &[std::path::PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let one_or_more =
+        |count: usize, one: &str, more: &str| if count == 1 { one.to_owned() } else { more.to_owned() };
+    let paths = |paths: &[std::path::PathBuf]| {
+        paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
 
     let mut included = paths(&configuration.included);
     included.sort();
@@ -24,7 +27,8 @@ pub(super) fn summary(configuration: &Configuration, scripts: &Scripts) -> (Stri
     let mut names: Vec<&String> = configuration.bootstrap.iter().chain(&configuration.apt_sources).collect();
     names.sort();
     names.dedup();
-    let complete = configuration.directory.is_some() && names.iter().all(|name| configuration.sections.contains_key(*name));
+    let complete = configuration.directory.is_some()
+        && names.iter().all(|name| configuration.sections.contains_key(*name));
     for section in names.into_iter().filter_map(|name| configuration.sections.get(name)) {
         line(format!("Section name:\t{}", section.name));
         let source = section.source.as_ref();
@@ -34,7 +38,8 @@ pub(super) fn summary(configuration: &Configuration, scripts: &Scripts) -> (Stri
             line(format!("\tcomponents:\t{}", section.components.join(" ")));
         }
         if configuration.bootstrap.contains(&section.name) {
-            let architecture = section.architecture.as_ref().map(|name| format!(":{name}")).unwrap_or_default();
+            let architecture =
+                section.architecture.as_ref().map(|name| format!(":{name}")).unwrap_or_default();
             let mut packages: Vec<String> =
                 section.packages.iter().map(|name| format!("{name}{architecture}")).collect();
             packages.sort();
@@ -50,8 +55,12 @@ pub(super) fn summary(configuration: &Configuration, scripts: &Scripts) -> (Stri
     line(format!("{title}:\t{}", bootstrap.join(" ")));
     let title = one_or_more(sources.len(), "Section for updates", "Sections for updates");
     line(format!("{title}:\t{}", sources.join(" ")));
-    let omitted: Vec<&str> =
-        configuration.sections.values().filter(|section| section.omit_deb_src).map(|s| s.name.as_str()).collect();
+    let omitted: Vec<&str> = configuration
+        .sections
+        .values()
+        .filter(|section| section.omit_deb_src)
+        .map(|s| s.name.as_str())
+        .collect();
     let omitted = if omitted.is_empty() { "None.".to_owned() } else { omitted.join(" ") };
     line(format!("omitdebsrc\t\tOmit deb-src from sources.list for sections: {omitted}"));
     line(format!(
@@ -93,7 +102,8 @@ pub(super) fn summary(configuration: &Configuration, scripts: &Scripts) -> (Stri
     }
     line(format!("Architecture:\t\tArchitecture to download: {}", configuration.target_architecture()));
     if !configuration.multiarch.is_empty() {
-        let title = one_or_more(configuration.multiarch.len(), "Foreign architecture", "Foreign architectures");
+        let title =
+            one_or_more(configuration.multiarch.len(), "Foreign architecture", "Foreign architectures");
         let mut names = configuration.multiarch.clone();
         names.sort();
         line(format!("MultiArch:\t\t{title}: {}", names.join(" ")));

@@ -430,8 +430,10 @@ impl Reader {
         for section in configuration.sections.values() {
             let Some(name) = &section.architecture else { continue };
             if !configuration.multiarch.contains(name) {
-                let message =
-                    format!("{}: [{}] wants packages of {name}, which multiarch does not have", section.place, section.name);
+                let message = format!(
+                    "{}: [{}] wants packages of {name}, which multiarch does not have",
+                    section.place, section.name
+                );
                 return Err(Error::input(message).hint(format!("add {name} to multiarch= in [General]")));
             }
         }
@@ -442,7 +444,9 @@ impl Reader {
     fn check_lists(&mut self, path: &str) {
         let configuration = &self.configuration;
         let mut warnings = Vec::new();
-        for (key, list) in [("bootstrap", &configuration.bootstrap), ("aptsources", &configuration.apt_sources)] {
+        for (key, list) in
+            [("bootstrap", &configuration.bootstrap), ("aptsources", &configuration.apt_sources)]
+        {
             let missing = list.iter().filter(|name| !configuration.sections.contains_key(*name));
             warnings.extend(missing.map(|name| format!("{path}: {key} names [{name}], which is not there")));
         }

@@ -14,7 +14,9 @@ pub fn parse(text: &str, name: &str) -> Result<Vec<Pin>> {
             String::from_utf8_lossy(value).split_whitespace().collect::<Vec<_>>().join(" ")
         };
         let (package, pin, priority) = (field("Package"), field("Pin"), field("Pin-Priority"));
-        if [&package, &pin, &priority].iter().all(|value| value.is_empty()) && deb822::fields(stanza).next().is_none() {
+        if [&package, &pin, &priority].iter().all(|value| value.is_empty())
+            && deb822::fields(stanza).next().is_none()
+        {
             continue; // comments alone
         }
         let refuse = |what: &str| {
@@ -24,7 +26,8 @@ pub fn parse(text: &str, name: &str) -> Result<Vec<Pin>> {
         if package.is_empty() || pin.is_empty() {
             return Err(refuse("it has no Package or no Pin"));
         }
-        let priority: i16 = priority.parse().map_err(|_| refuse("its Pin-Priority is no number from -32768 to 32767"))?;
+        let priority: i16 =
+            priority.parse().map_err(|_| refuse("its Pin-Priority is no number from -32768 to 32767"))?;
         if priority == 0 {
             return Err(refuse("its Pin-Priority is 0"));
         }
@@ -41,7 +44,8 @@ mod tests {
     fn stanzas_are_pins() {
         let text = "# why\n\nExplanation: a\nExplanation: b\nPackage: nginx nginx-*\nPin: release n=sid\n\
                     Pin-Priority: 900\n\nPackage: *\nPin: origin mirror.example\nPin-Priority: -10\n";
-        let pin = |package: &str, pin: &str, priority| Pin { package: package.into(), pin: pin.into(), priority };
+        let pin =
+            |package: &str, pin: &str, priority| Pin { package: package.into(), pin: pin.into(), priority };
         assert_eq!(
             parse(text, "pins").expect("well-formed"),
             [pin("nginx nginx-*", "release n=sid", 900), pin("*", "origin mirror.example", -10)]

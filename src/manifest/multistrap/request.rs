@@ -139,10 +139,15 @@ impl Configuration {
         for section in self.bootstrap_sections() {
             for entry in &section.packages {
                 let mut wanted = package::parse(entry).map_err(|problem| {
-                    let message = format!("{}: packages of [{}]: {entry:?}: {}", section.place, section.name, problem.what);
+                    let message = format!(
+                        "{}: packages of [{}]: {entry:?}: {}",
+                        section.place, section.name, problem.what
+                    );
                     Error::input(message).hint(problem.hint)
                 })?;
-                if let Some(architecture) = section.architecture.as_ref().filter(|_| !wanted.name.contains(':')) {
+                if let Some(architecture) =
+                    section.architecture.as_ref().filter(|_| !wanted.name.contains(':'))
+                {
                     wanted.name = format!("{}:{architecture}", wanted.name);
                 }
                 if let Some(suite) = section.suite.as_ref().filter(|_| self.explicit_suite)
@@ -154,7 +159,8 @@ impl Configuration {
             }
         }
         let keyrings = self.keyrings();
-        packages.extend(keyrings.into_iter().map(|name| PackageRequest { name, constraint: Constraint::Any }));
+        packages
+            .extend(keyrings.into_iter().map(|name| PackageRequest { name, constraint: Constraint::Any }));
         Ok(command_line(packages))
     }
 

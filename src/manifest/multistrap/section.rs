@@ -80,7 +80,9 @@ impl Source {
             }
         };
         if !repository::is_uri(uri) {
-            return Err(format!("{uri:?} is not a URI of a repository: http, https, file and copy are known"));
+            return Err(format!(
+                "{uri:?} is not a URI of a repository: http, https, file and copy are known"
+            ));
         }
         Ok(Source { uri: uri.to_owned(), flat, options })
     }

@@ -114,10 +114,12 @@ fn sources_of(configuration: &Configuration, section: &Section) -> String {
         if words.is_empty() { String::new() } else { format!("[{}] ", words.join(" ")) }
     };
     let (uri, suite) = (&source.uri, section.suite_or_path().unwrap_or_default());
-    let place = [&[uri.as_str(), suite], &section.components.iter().map(String::as_str).collect::<Vec<_>>()[..]];
+    let place =
+        [&[uri.as_str(), suite], &section.components.iter().map(String::as_str).collect::<Vec<_>>()[..]];
     let place = place.concat().join(" ");
     let target = [configuration.target_architecture().to_owned()];
-    let architectures = if configuration.multiarch.is_empty() { &target[..] } else { &configuration.multiarch };
+    let architectures =
+        if configuration.multiarch.is_empty() { &target[..] } else { &configuration.multiarch };
     for architecture in architectures {
         let _ = writeln!(text, "deb {}{place}", options(vec![format!("arch={architecture}")]));
     }
@@ -139,7 +141,8 @@ pub(super) fn mark_automatic(root: &Root, configuration: &Configuration, lockfil
             "all" => configuration.target_architecture(),
             architecture => architecture,
         };
-        let _ = writeln!(text, "Package: {}\nArchitecture: {architecture}\nAuto-Installed: 1\n", package.name);
+        let _ =
+            writeln!(text, "Package: {}\nArchitecture: {architecture}\nAuto-Installed: 1\n", package.name);
     }
     root.write("var/lib/apt/extended_states", FILE_MODE, text.as_bytes())
 }
@@ -171,8 +174,8 @@ fn list_name(uri: &str) -> String {
     for byte in rest.strip_prefix("//").unwrap_or(rest).bytes() {
         match byte {
             b'/' => name.push('_'),
-            b'_' | b'\\' | b'|' | b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b'"' | b'^' | b'~' | b'=' | b'!'
-            | b'@' | b'#' | b'$' | b'%' | b'*' | b'&' => {
+            b'_' | b'\\' | b'|' | b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b'"' | b'^' | b'~' | b'='
+            | b'!' | b'@' | b'#' | b'$' | b'%' | b'*' | b'&' => {
                 let _ = write!(name, "%{byte:02x}");
             }
             byte if byte <= b' ' || byte >= 0x7f => {

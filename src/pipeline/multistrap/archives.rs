@@ -32,7 +32,9 @@ pub(super) fn fetch(
     pool::fetch_locked(&keeping, &[(image, lockfile)])?;
     // What the repository had already was not downloaded now.
     let is_missing = |package: &&LockedPackage| {
-        ![name_in_archive(package).to_owned(), apt::archive_name(package)].iter().any(|name| debs.join(name).is_file())
+        ![name_in_archive(package).to_owned(), apt::archive_name(package)]
+            .iter()
+            .any(|name| debs.join(name).is_file())
     };
     let missing: Vec<&LockedPackage> = lockfile.packages.iter().filter(is_missing).collect();
     if !missing.is_empty() {

@@ -100,7 +100,9 @@ fn check_default_release(configuration: &Configuration, indexes: &[Index]) -> Re
     // Expressions are left to the policy.
     let is_plain = !name.contains(['*', '?', '[', '=', '/', ',']);
     let is_it = |release: &Release| {
-        [&release.suite, &release.codename, &release.version].iter().any(|value| value.eq_ignore_ascii_case(name))
+        [&release.suite, &release.codename, &release.version]
+            .iter()
+            .any(|value| value.eq_ignore_ascii_case(name))
     };
     if !is_plain || indexes.iter().any(|index| is_it(&index.release)) {
         return Ok(());

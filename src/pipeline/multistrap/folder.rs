@@ -120,7 +120,12 @@ impl Root {
         self.write_with(path, mode, |file| std::io::copy(&mut source, file).map(|_| ()))
     }
 
-    fn write_with(&self, path: &str, mode: u32, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    fn write_with(
+        &self,
+        path: &str,
+        mode: u32,
+        write: impl FnOnce(&mut File) -> std::io::Result<()>,
+    ) -> Result<()> {
         let writing = || format!("writing {}", self.shown(path));
         let (parent, name) = split(path);
         let parent = self.folder(parent)?;

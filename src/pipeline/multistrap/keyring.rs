@@ -38,12 +38,13 @@ pub(super) fn obtain(session: &Session<'_>, names: &BTreeSet<String>) -> Result<
             let installed: Vec<PathBuf> =
                 names.iter().flat_map(|name| installed(Path::new("/"), name)).collect();
             if installed.is_empty() {
-                return Err(error.context("getting the keyrings from this machine's own apt sources").hint(
-                    "install the packages that keyring= names on this machine, or correct the line",
-                ));
+                return Err(error
+                    .context("getting the keyrings from this machine's own apt sources")
+                    .hint("install the packages that keyring= names on this machine, or correct the line"));
             }
-            let message =
-                format!("the keyrings that are installed on this machine are used: none could be downloaded: {error}");
+            let message = format!(
+                "the keyrings that are installed on this machine are used: none could be downloaded: {error}"
+            );
             session.reporter.note("", message);
             installed
         }
@@ -56,7 +57,8 @@ pub(super) fn obtain(session: &Session<'_>, names: &BTreeSet<String>) -> Result<
 }
 
 fn download(session: &Session<'_>, names: &BTreeSet<String>) -> Result<Vec<PathBuf>> {
-    let host = qemu::host().ok_or_else(|| Error::machine("this machine's architecture is none of Debian's"))?;
+    let host =
+        qemu::host().ok_or_else(|| Error::machine("this machine's architecture is none of Debian's"))?;
     let request = Request {
         image: "keyrings".to_owned(),
         architecture: host.name.to_owned(),
@@ -71,9 +73,10 @@ fn download(session: &Session<'_>, names: &BTreeSet<String>) -> Result<Vec<PathB
     let indexes = locks::obtain(session, &request, &[host.name.to_owned()], &acquire)?;
     let mut packages = Vec::new();
     for name in names {
-        packages.push(lock::candidate(host.name, name, &indexes)?.ok_or_else(|| {
-            Error::input(format!("this machine's apt sources have no package {name}"))
-        })?);
+        packages.push(
+            lock::candidate(host.name, name, &indexes)?
+                .ok_or_else(|| Error::input(format!("this machine's apt sources have no package {name}")))?,
+        );
     }
     let image = Image {
         request,

@@ -31,11 +31,13 @@ pub fn make(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
             .hint("add directory= to [General], or name one: -d DIR")
     })?;
     let image = image(session, order)?;
-    let lockfile = choice::lockfile(session, configuration, &image.request, &image.lock, order.lock.is_some())?;
+    let lockfile =
+        choice::lockfile(session, configuration, &image.request, &image.lock, order.lock.is_some())?;
     let place = Place::claim(path)?;
     let mut making = Making { session, order, image, root: place.root()?, lockfile, failures: Vec::new() };
     making.all()?;
-    let made = Made { image: making.image.request.image.clone(), path: path.to_owned(), failures: making.failures };
+    let made =
+        Made { image: making.image.request.image.clone(), path: path.to_owned(), failures: making.failures };
     place.release()?;
     Ok(made)
 }
@@ -60,7 +62,8 @@ fn image(session: &Session<'_>, order: &Order<'_>) -> Result<Image> {
     let pins = order.scripts.pins()?;
     let mut request = configuration.request(&name, configuration.target_architecture(), &signed_by, &pins)?;
     if request.repositories.is_empty() {
-        let message = "no section that bootstrap names has a repository: this machine's own apt sources are used";
+        let message =
+            "no section that bootstrap names has a repository: this machine's own apt sources are used";
         session.reporter.warn(&name, message);
         request.repositories = crate::lock::sources::host_repositories(Path::new("/"))?;
     }
@@ -99,7 +102,8 @@ impl Place {
     fn claim(path: &Path) -> Result<Self> {
         let root = Root::make(path)?;
         let path = fs::canonicalize(path).with_context(|| format!("finding {}", path.display()))?;
-        let name = path.file_name().ok_or_else(|| Error::input("directory= is the root folder of this machine"))?;
+        let name =
+            path.file_name().ok_or_else(|| Error::input("directory= is the root folder of this machine"))?;
         let mark = path.with_file_name(format!(".{}.treestrap-unfinished", name.to_string_lossy()));
         let before = match fs::read_to_string(&mark) {
             Ok(before) => {
@@ -146,8 +150,9 @@ struct Making<'a> {
 impl Making<'_> {
     fn all(&mut self) -> Result<()> {
         let configuration = self.order.configuration;
-        let keep = (!configuration.cleanup || self.order.scripts.retain_sources.is_some() || !configuration.unpack)
-            .then_some(&self.root);
+        let keep =
+            (!configuration.cleanup || self.order.scripts.retain_sources.is_some() || !configuration.unpack)
+                .then_some(&self.root);
         archives::fetch(self.session, &self.image, &self.lockfile, keep)?;
         Ok(())
     }

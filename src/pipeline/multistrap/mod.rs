@@ -54,5 +54,7 @@ pub struct Made {
 /// `Kind::Machine` if Debian has none.
 pub fn host_architecture() -> Result<&'static str> {
     let host = qemu::host().map(|host| host.name);
-    host.ok_or_else(|| Error::machine("this machine's architecture is none of Debian's").hint("name one: -a ARCH"))
+    host.ok_or_else(|| {
+        Error::machine("this machine's architecture is none of Debian's").hint("name one: -a ARCH")
+    })
 }

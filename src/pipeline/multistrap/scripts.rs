@@ -59,16 +59,22 @@ impl Scripts {
         }
         // The last that is there counts.
         let named: Vec<Named> = configuration.retain_sources.iter().rev().cloned().collect();
-        let option = source_folder.map(|path| Named { path: path.to_owned(), place: "--source-dir".to_owned() });
+        let option =
+            source_folder.map(|path| Named { path: path.to_owned(), place: "--source-dir".to_owned() });
         let folders: Vec<Named> = option.into_iter().chain(named).collect();
-        scripts.retain_sources = first(&folders, Path::is_dir, "is no folder: nothing is retained", &mut warnings);
+        scripts.retain_sources =
+            first(&folders, Path::is_dir, "is no folder: nothing is retained", &mut warnings);
         scripts.warnings = warnings;
         scripts
     }
 
     fn hooks_of(&mut self, folder: &Named, warnings: &mut Vec<String>) {
         let Ok(entries) = fs::read_dir(&folder.path) else {
-            warnings.push(format!("{}: {} is no folder that can be read", folder.place, folder.path.display()));
+            warnings.push(format!(
+                "{}: {} is no folder that can be read",
+                folder.place,
+                folder.path.display()
+            ));
             return;
         };
         for entry in entries.flatten() {
@@ -78,12 +84,18 @@ impl Scripts {
                 ("native", &mut self.native),
                 ("completion", &mut self.completion),
             ];
-            let Some((_, hooks)) = kind.into_iter().find(|(prefix, _)| name.starts_with(prefix)) else { continue };
+            let Some((_, hooks)) = kind.into_iter().find(|(prefix, _)| name.starts_with(prefix)) else {
+                continue;
+            };
             match fs::canonicalize(entry.path()).ok().filter(|path| is_program(path)) {
                 Some(path) => hooks.push(path),
                 None => {
                     let path = entry.path();
-                    warnings.push(format!("{}: {} cannot be executed: passed over", folder.place, path.display()));
+                    warnings.push(format!(
+                        "{}: {} cannot be executed: passed over",
+                        folder.place,
+                        path.display()
+                    ));
                 }
             }
         }
