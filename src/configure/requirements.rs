@@ -100,6 +100,11 @@ impl Requirements {
         Ok(Requirements { view: asked.or(wanted), required, tier, acceleration, limits })
     }
 
+    /// The tier that was asked for.
+    pub fn tier(&self) -> Option<Tier> {
+        self.tier
+    }
+
     /// Puts what was asked for into a plan.
     pub(super) fn add_to(&self, plan: &mut Plan) {
         plan.view = self.view;

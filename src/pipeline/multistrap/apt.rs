@@ -1,7 +1,7 @@
 //! What apt finds in the folder: sources, keys, preferences, indexes, packages, and which of them nobody
 //! asked for.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
 use super::{
     choice,
@@ -13,7 +13,7 @@ use crate::{
     Context, Result,
     acquire::uri,
     artefacts::{LockedPackage, Lockfile},
-    lock::{index::Index, lockfile},
+    lock::{index::Index, indexes, lockfile},
     manifest::multistrap::{Configuration, Section},
     pipeline::Session,
 };
@@ -148,20 +148,22 @@ pub(super) fn mark_automatic(root: &Root, configuration: &Configuration, lockfil
 }
 
 /// Writes the indexes where apt looks for them, so that it need not get them before it can be used.
-pub(super) fn write_lists(root: &Root, indexes: &[(Index, Vec<u8>)]) -> Result<()> {
-    root.make_folder(&format!("{LISTS}/partial"))?;
+pub(super) fn write_lists(root: &Root, cache: &Path, indexes: &[Index]) -> Result<()> {
     root.write(&format!("{LISTS}/lock"), 0o640, b"")?;
-    for (index, release) in indexes {
-        let folder = match index.suite.ends_with('/') {
-            true => index.suite.clone(),
-            false => format!("dists/{}/", index.suite),
+    for index in indexes {
+        let folder = match index.suite.as_str() {
+            "./" => String::new(),
+            suite if suite.ends_with('/') => suite.to_owned(),
+            suite => format!("dists/{suite}/"),
         };
         let name = |path: String| format!("{LISTS}/{}", list_name(&uri::join(&index.uri, &path)));
         let path = match index.component.is_empty() {
             true => "Packages".to_owned(),
             false => format!("{}/binary-{}/Packages", index.component, index.architecture),
         };
-        root.write(&name(format!("{folder}InRelease")), FILE_MODE, release)?;
+        // apt looks at no index whose release it has not got.
+        let Some(release) = indexes::signed_release(cache, &index.uri, &index.suite) else { continue };
+        root.write(&name(format!("{folder}InRelease")), FILE_MODE, &release)?;
         root.write(&name(format!("{folder}{path}")), FILE_MODE, &index.packages)?;
     }
     Ok(())
@@ -193,9 +195,10 @@ pub(super) fn archive_name(package: &LockedPackage) -> String {
     format!("{}_{version}_{}.deb", package.name, package.architecture)
 }
 
-/// Removes what apt got: `cleanup`.
-pub(super) fn tidy(root: &Root) -> Result<()> {
-    for (folder, end) in [(ARCHIVES, ".deb"), (LISTS, ""), ("var/cache/apt", ".bin")] {
+/// Removes what apt got: `cleanup`. Packages that are nowhere else, because they were not unpacked, stay.
+pub(super) fn tidy(root: &Root, is_unpacked: bool) -> Result<()> {
+    let debs = is_unpacked.then_some((ARCHIVES, ".deb"));
+    for (folder, end) in debs.into_iter().chain([(LISTS, ""), ("var/cache/apt", ".bin")]) {
         for name in root.files(folder)?.iter().filter(|name| name.ends_with(end)) {
             root.remove(&format!("{folder}/{name}")).context("tidying up")?;
         }

@@ -1,14 +1,22 @@
 //! The packages themselves, where they are to be kept: in apt's cache in the folder, or beside their sources.
 
-use std::{fs, io::Read};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    path::Path,
+};
 
 use super::{apt, folder::Root};
 use crate::{
-    Context, Result,
-    acquire::Acquire,
-    artefacts::{Image, LockedPackage, Lockfile},
+    Context, Error, Result,
+    acquire::{Acquire, Wanted, uri},
+    artefacts::{Image, LockedPackage, Lockfile, Repository},
+    debian::{deb822, version},
+    digest::Sha256,
     fetch::DebSink,
-    pipeline::{Session, pool},
+    lock::{index::Index, indexes},
+    pipeline::{Session, pool, replace_file},
 };
 
 /// Gets the packages of a lock into the repository; with `keep`, their debs stay in apt's cache in that
@@ -48,6 +56,148 @@ pub(super) fn fetch(
         if from != to && from.is_file() {
             fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))?;
         }
+    }
+    Ok(())
+}
+
+/// Moves the debs of apt's cache in the folder to another folder.
+pub(super) fn move_debs(root: &Root, to: &Path) -> Result<()> {
+    for name in root.files(apt::ARCHIVES)?.iter().filter(|name| name.ends_with(".deb")) {
+        let from = format!("{}/{name}", apt::ARCHIVES);
+        let content = root.read(&from)?.unwrap_or_default();
+        replace_file(&to.join(name), |file| Ok(std::io::Write::write_all(file, &content)?))?;
+        root.remove(&from)?;
+    }
+    Ok(())
+}
+
+/// A source package: name and version.
+type Source = (String, String);
+
+/// Gets the source packages of all packages of a lock into a folder, from these repositories. A file that
+/// is there with the right content is not got again.
+pub(super) fn get_sources(
+    session: &Session<'_>,
+    image: &Image,
+    repositories: Vec<Repository>,
+    lockfile: &Lockfile,
+    folder: &Path,
+) -> Result<()> {
+    let mut request = image.request.clone();
+    request.repositories = repositories;
+    let acquire = Acquire::new(session.offline, session.stop);
+    let surroundings = indexes::Surroundings {
+        root: Path::new("/"),
+        cache: &session.cache,
+        acquire: &acquire,
+        reporter: session.reporter,
+    };
+    let indexes = indexes::obtain_sources(&request, &surroundings)?;
+    let located = pool::repositories(request.repositories.iter())?;
+    let wanted: BTreeSet<Source> = lockfile.packages.iter().map(source_of).collect();
+    let mut found = find_sources(&wanted, &indexes);
+    for source in &wanted {
+        session.check_stop()?;
+        let (name, version) = source;
+        let Some((at, stanza)) = found.remove(source).or_else(|| newest(name, &indexes)) else {
+            let message = format!("no repository with deb-src has the source package {name} {version}");
+            session.reporter.warn(&request.image, message);
+            continue;
+        };
+        let has = deb822::field(stanza, "Version").map(String::from_utf8_lossy).unwrap_or_default();
+        if has != version.as_str() {
+            let message =
+                format!("the source package {name} {version} is gone from the archive: {has} is retained");
+            session.reporter.warn(&request.image, message);
+        }
+        let getting = || format!("getting the source package {name} {has}");
+        let repository = &indexes[at].repository;
+        let uris = located.iter().find(|(name, _)| name == repository).map(|(_, uris)| uris.as_slice());
+        get_source(&acquire, uris.unwrap_or_default(), repository, stanza, folder).with_context(getting)?;
+    }
+    session
+        .reporter
+        .note(&request.image, format!("{} source packages are in {}", wanted.len(), folder.display()));
+    Ok(())
+}
+
+/// The source package that a package was built from.
+fn source_of(package: &LockedPackage) -> Source {
+    let source = package.stanza.get("Source").unwrap_or(&package.name);
+    let name = source.split(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
+    (name.to_owned(), package.source_version().to_owned())
+}
+
+/// The stanzas of these source packages, each with the place of its index.
+fn find_sources<'i>(wanted: &BTreeSet<Source>, indexes: &'i [Index]) -> BTreeMap<Source, (usize, &'i [u8])> {
+    let mut found = BTreeMap::new();
+    for (at, stanza) in all_stanzas(indexes) {
+        let text =
+            |name| deb822::field(stanza, name).map(|value| String::from_utf8_lossy(value).into_owned());
+        if let (Some(name), Some(version)) = (text("Package"), text("Version")) {
+            let source = (name, version);
+            if wanted.contains(&source) {
+                found.entry(source).or_insert((at, stanza));
+            }
+        }
+    }
+    found
+}
+
+/// The newest version of a source package.
+fn newest<'i>(name: &str, indexes: &'i [Index]) -> Option<(usize, &'i [u8])> {
+    let number =
+        |stanza| String::from_utf8_lossy(deb822::field(stanza, "Version").unwrap_or_default()).into_owned();
+    let named = all_stanzas(indexes)
+        .filter(|(_, stanza)| deb822::field(stanza, "Package").is_some_and(|value| value == name.as_bytes()));
+    named.max_by(|(_, a), (_, b)| version::compare(&number(a), &number(b)))
+}
+
+fn all_stanzas(indexes: &[Index]) -> impl Iterator<Item = (usize, &[u8])> {
+    indexes
+        .iter()
+        .enumerate()
+        .flat_map(|(at, index)| deb822::stanzas(&index.packages).map(move |stanza| (at, stanza)))
+}
+
+/// Gets the files of one source package (its stanza's `Checksums-Sha256`).
+fn get_source(
+    acquire: &Acquire<'_>,
+    uris: &[String],
+    repository: &str,
+    stanza: &[u8],
+    folder: &Path,
+) -> Result<()> {
+    let text = |name| String::from_utf8_lossy(deb822::field(stanza, name).unwrap_or_default()).into_owned();
+    let directory = text("Directory");
+    for line in text("Checksums-Sha256").lines().filter(|line| !line.trim().is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[digest, size, name] = words.as_slice() else {
+            return Err(Error::input(format!("Checksums-Sha256 has the line {line:?}")));
+        };
+        let digest: Sha256 = digest.parse().map_err(|error| Error::input(format!("{name}: {error}")))?;
+        let size: u64 = size.parse().map_err(|_| Error::input(format!("{name}: its size is {size:?}")))?;
+        if name.contains('/') || name.starts_with('.') || directory.split('/').any(|part| part == "..") {
+            return Err(Error::input(format!("{directory}/{name} leads out of the archive")));
+        }
+        let path = folder.join(name);
+        if fs::read(&path).is_ok_and(|content| Sha256::of(&content) == digest) {
+            continue;
+        }
+        let wanted = Wanted {
+            what: format!("the file {name}"),
+            repository: repository.to_owned(),
+            uris: uris.iter().map(|base| uri::join(base, &format!("{directory}/{name}"))).collect(),
+            size: Some(size),
+            sha256: Some(digest),
+            limit: size,
+        };
+        acquire.deliver(&wanted, &mut |stream| {
+            replace_file(&path, |file| {
+                std::io::copy(stream, file)?;
+                Ok(())
+            })
+        })?;
     }
     Ok(())
 }

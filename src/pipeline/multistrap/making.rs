@@ -10,13 +10,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Made, Order, apt, archives, choice, folder::Root, keyring};
+use sandbox::Tier;
+
+use super::{
+    Made, Order, apt, archives, choice,
+    folder::{FILE_MODE, Root},
+    keyring, tree,
+};
 use crate::{
     Context, Error, Result,
-    artefacts::{IdentityPolicy, Image, Lockfile},
+    acquire::Acquire,
+    artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile},
+    configure::Requirements,
     digest::Sha256,
+    error::Kind,
     manifest::multistrap::Configuration,
-    pipeline::Session,
+    pipeline::{Session, locks},
 };
 
 /// Makes the folder, or the tarball.
@@ -147,13 +156,149 @@ struct Making<'a> {
     failures: Vec<String>,
 }
 
+/// Where multistrap puts answers for debconf, and who configures a folder finds them.
+const PRESEEDS: &str = "tmp/preseeds";
+
 impl Making<'_> {
     fn all(&mut self) -> Result<()> {
+        let (configuration, scripts) = (self.order.configuration, self.order.scripts);
+        let keeps_debs = !configuration.cleanup || !configuration.unpack || scripts.retain_sources.is_some();
+        archives::fetch(self.session, &self.image, &self.lockfile, keeps_debs.then_some(&self.root))?;
+        apt::prepare(&self.root, self.session, configuration, scripts, &self.lockfile)?;
+        apt::write_sources(&self.root, configuration, configuration.bootstrap_sections())?;
+        if configuration.unpack {
+            let first = self.round(|package| !choice::is_additional(package));
+            tree::unpack(self.session, &self.image, &first, &self.root, self.tier()?)?;
+            self.seed()?;
+        }
+        if configuration.mark_auto {
+            apt::mark_automatic(&self.root, configuration, &self.lockfile)?;
+        }
+        if let Some(script) = &scripts.setup {
+            let architecture = configuration.target_architecture();
+            self.script("setupscript", script, &[architecture])?;
+        }
+        self.hooks("download hook", &scripts.download, &[])?;
+        self.configure()?;
+        self.additional()?;
+        if let Some(script) = &scripts.config {
+            let name = script.file_name().unwrap_or_default().to_string_lossy();
+            self.root.copy(script, &name, 0o755)?;
+        }
+        self.retain()?;
+        if configuration.cleanup {
+            apt::tidy(&self.root, configuration.unpack)?;
+        }
+        apt::write_sources(&self.root, configuration, configuration.apt_source_sections())?;
+        if !configuration.cleanup {
+            self.write_lists()?;
+        }
+        self.hooks("completion hook", &scripts.completion, &[])
+    }
+
+    fn tier(&self) -> Result<Option<Tier>> {
+        Ok(Requirements::new(&self.order.stage_two)?.tier())
+    }
+
+    /// The part of the lock whose packages are of one round.
+    fn round(&self, is_of_it: impl Fn(&LockedPackage) -> bool) -> Lockfile {
+        let packages = self.lockfile.packages.iter().filter(|package| is_of_it(package)).cloned().collect();
+        Lockfile { packages, request: self.lockfile.request }
+    }
+
+    /// The keyrings that vouch for the repositories: for a lock that was there they were not asked for yet.
+    fn signed_by(&self) -> Result<Vec<String>> {
+        let known = self.image.request.repositories.first().map(|first| first.signed_by.clone());
+        match known.filter(|known| !known.is_empty()) {
+            Some(known) => Ok(known),
+            None if self.order.configuration.no_auth => Ok(Vec::new()),
+            None => keyring::obtain(self.session, &self.order.configuration.keyrings()),
+        }
+    }
+
+    /// Copies the answers for debconf.
+    fn seed(&self) -> Result<()> {
+        for seed in &self.order.scripts.seeds {
+            let name = seed.file_name().unwrap_or_default().to_string_lossy();
+            self.root.copy(seed, &format!("{PRESEEDS}/{name}"), FILE_MODE)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the scripts of the packages that are not configured yet, between the hooks for that.
+    fn configure(&mut self) -> Result<()> {
+        let (configuration, scripts) = (self.order.configuration, self.order.scripts);
+        if !configuration.unpack || configuration.ignore_native {
+            return Ok(());
+        }
+        self.hooks("native hook", &scripts.native, &["start"])?;
+        tree::configure(self.session, &self.image, &self.root, &self.order.stage_two)?;
+        self.hooks("native hook", &scripts.native, &["end"])
+    }
+
+    /// The second round: packages that come when the others are configured.
+    fn additional(&mut self) -> Result<()> {
+        let second = self.round(choice::is_additional);
+        if second.packages.is_empty() || !self.order.configuration.unpack {
+            return Ok(());
+        }
+        tree::unpack_more(self.session, &self.image, &second, &self.root, self.tier()?)?;
+        self.configure()
+    }
+
+    /// Keeps the packages and their sources where the user wants them.
+    fn retain(&self) -> Result<()> {
         let configuration = self.order.configuration;
-        let keep =
-            (!configuration.cleanup || self.order.scripts.retain_sources.is_some() || !configuration.unpack)
-                .then_some(&self.root);
-        archives::fetch(self.session, &self.image, &self.lockfile, keep)?;
+        let Some(folder) = &self.order.scripts.retain_sources else { return Ok(()) };
+        let with_sources: Vec<String> = configuration
+            .bootstrap_sections()
+            .filter(|section| !section.omit_deb_src)
+            .map(|section| section.name.clone())
+            .collect();
+        let signed_by = self.signed_by()?;
+        let repositories = configuration.repositories(&with_sources, &signed_by);
+        archives::get_sources(self.session, &self.image, repositories, &self.lockfile, folder)?;
+        if configuration.cleanup && configuration.unpack {
+            archives::move_debs(&self.root, folder)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the indexes of the image's own sources, so that apt need not get them first.
+    fn write_lists(&self) -> Result<()> {
+        let configuration = self.order.configuration;
+        let signed_by = self.signed_by()?;
+        let mut request = self.image.request.clone();
+        request.repositories = configuration.repositories(&configuration.apt_sources, &signed_by);
+        let acquire = Acquire::new(self.session.offline, self.session.stop);
+        let architectures = configuration.architectures(&request.architecture);
+        match locks::obtain(self.session, &request, &architectures, &acquire) {
+            Ok(indexes) => apt::write_lists(&self.root, &self.session.cache, &indexes),
+            Err(error) if error.kind() == Kind::Input => {
+                let message =
+                    format!("the folder has no indexes of its sources, apt update gets them: {error}");
+                self.session.reporter.note(&request.image, message);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hooks(&mut self, kind: &str, hooks: &[PathBuf], arguments: &[&str]) -> Result<()> {
+        hooks.iter().try_for_each(|hook| self.script(kind, hook, arguments))
+    }
+
+    /// Runs a script of the user's with the folder as its first argument.
+    fn script(&mut self, kind: &str, script: &Path, arguments: &[&str]) -> Result<()> {
+        self.session.check_stop()?;
+        let words = arguments.iter().map(|word| format!(" {word}")).collect::<String>();
+        let shown = format!("{kind} {}{words}", script.display());
+        self.session.reporter.note(&self.image.request.image, format!("running the {shown}"));
+        let code = tree::run_script(self.session, &self.root, self.tier()?, script, arguments)
+            .with_context(|| format!("the {shown}"))?;
+        if code != 0 {
+            self.failures.push(format!("the {shown} ended with exit status {code}"));
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //! | `folder` | the folder that is made, and files in it |
 //! | `apt` | what apt finds in it |
 //! | `archives` | the packages themselves, and their sources, where they are to be kept |
+//! | `tree` | packages unpacked into the folder, the user's scripts, stage 2 |
 //! | `making` | the order of all that |
 
 mod apt;
@@ -17,6 +18,7 @@ mod folder;
 mod keyring;
 mod making;
 mod scripts;
+mod tree;
 
 use std::path::{Path, PathBuf};
 
