@@ -280,6 +280,34 @@ pub struct UnpackedPackage {
     pub diverts: bool,
     /// When its newest file was changed, in seconds since 1970.
     pub newest: u64,
+    /// How far it is; that of a composed tree's is always the same.
+    #[serde(skip)]
+    pub state: PackageState,
+}
+
+/// How far a package of an unpacked tree is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PackageState {
+    /// Its files are there, and none of its scripts has run.
+    #[default]
+    Unpacked,
+    /// dpkg unpacked it, so its preinst has run; what is left is to configure it.
+    Prepared,
+    /// It is configured.
+    Installed,
+}
+
+/// What stage 2 does before it configures packages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing: stage 1 left it all.
+    #[default]
+    Composed,
+    /// These interests in triggers are registered, files and texts, which who unpacked the packages did
+    /// not.
+    Register(Vec<(String, String)>),
+    /// debootstrap's second stage runs, which does all that there is to be done.
+    SecondStage,
 }
 
 /// Options of stage 2.

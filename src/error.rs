@@ -126,7 +126,7 @@ impl From<sandbox::Error> for Error {
         use sandbox::Kind as K;
         let kind = match error.kind() {
             K::Machine => Kind::Machine,
-            K::Command | K::TimeLimit => Kind::Input,
+            K::Command | K::TimeLimit | K::Folder => Kind::Input,
             K::Interrupted => Kind::Interrupted,
             _ => Kind::Bug,
         };

@@ -39,6 +39,7 @@ pub mod lock;
 pub mod manifest;
 pub mod pipeline;
 pub mod report;
+pub mod rootfs;
 pub mod store;
 pub mod twins;
 

@@ -105,6 +105,16 @@ impl Acl {
         self.0.iter().filter(|entry| matches!(entry.tag, USER | GROUP)).map(|entry| entry.id)
     }
 
+    /// The list with other numbers for the users and groups that it names.
+    pub(crate) fn with_ids(&self, user: impl Fn(u32) -> u32, group: impl Fn(u32) -> u32) -> Acl {
+        let entries = self.0.iter().map(|entry| match entry.tag {
+            USER => Entry { id: user(entry.id), ..*entry },
+            GROUP => Entry { id: group(entry.id), ..*entry },
+            _ => *entry,
+        });
+        Acl(entries.collect())
+    }
+
     /// Which bits of the mode an entry is, by its place; none if it is none.
     fn place_in_mode(&self, entry: &Entry) -> Option<u32> {
         let has_mask = self.0.iter().any(|entry| entry.tag == MASK);

@@ -1,7 +1,10 @@
-//! What a sandbox changed: the upper layer of an overlay as a stream of typed changes.
+//! What a sandbox changed: the upper layer of an overlay as a stream of typed changes; and any other
+//! folder in the same way.
 //!
 //! Read from outside, by the monitor, when nothing runs inside any more. Every file is opened
 //! relative to its folder and no link is followed, so a hostile layer leads nowhere else.
+//!
+//! In a folder that is no layer nothing is a mark: a character device 0:0 is one.
 //!
 //! overlayfs's own marks (the kernel's Documentation/filesystems/overlayfs.rst): a removed name is a
 //! character device 0:0, or an empty file with `user.overlay.whiteout` in a folder marked
@@ -17,14 +20,16 @@ use std::{
 
 use nix::{
     dir::Dir,
-    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
-    sys::stat::{FileStat, Mode, fstatat},
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat},
+    sys::stat::{FileStat, Mode, fstat, fstatat},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     acl::{self, Acl},
     bytes::escape,
+    disk::PlainFolder,
     error::{Doing, Error, Result},
     owners::{Owner, RECORD},
     protocol::{Channel, FromMonitor, ToMonitor},
@@ -78,6 +83,8 @@ pub enum Entry {
     Special {
         /// Its metadata.
         metadata: Metadata,
+        /// Of a device, the major and the minor number; else zeros.
+        device: (u32, u32),
     },
 }
 
@@ -114,27 +121,107 @@ pub(crate) fn send_changes(
     recorded: Option<HashMap<Vec<u8>, Owner>>,
     control: &mut Channel,
 ) -> Result<()> {
-    let folder = open(
-        upper,
-        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .doing_to("opening the upper layer", upper)?;
-    let stat = nix::sys::stat::fstat(&folder).doing_to("reading the upper layer", upper)?;
-    let mut walk = Walk {
-        upper,
-        recorded,
-        control,
-        batch: Vec::new(),
-        contents: Vec::new(),
-        links: HashMap::new(),
-        path: Vec::new(),
-    };
-    match walk.folder(folder, &stat).and_then(|()| walk.flush(true)) {
-        Err(Stop::Enough) => Ok(()),
-        Err(Stop::Failed(error)) => Err(error),
-        Ok(()) => Ok(()),
+    send(upper, Source::Upper(recorded), control).map(drop)
+}
+
+/// The same for all that is in a folder that is no layer; gives what was learnt of it.
+pub(crate) fn send_folder(folder: &Path, control: &mut Channel) -> Result<PlainFolder> {
+    match send(folder, Source::Plain(PlainFolder::new()?), control)? {
+        Source::Plain(plain) => Ok(plain),
+        Source::Upper(_) => Err(Error::bug("a folder became a layer")),
     }
+}
+
+fn send(top: &Path, source: Source, control: &mut Channel) -> Result<Source> {
+    let mut batches = Batches { control, changes: Vec::new(), contents: Vec::new() };
+    let mut walk = Walk { top, source, taker: &mut batches, links: HashMap::new(), path: Vec::new() };
+    let walked = walk.all();
+    let source = walk.source;
+    match walked.and_then(|()| batches.flush(true)) {
+        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) | Err(Stop::Enough) => Ok(source),
+    }
+}
+
+/// Gives all changes of an upper layer to `each`, here.
+pub(crate) fn each_change(
+    upper: &Path,
+    recorded: Option<HashMap<Vec<u8>, Owner>>,
+    each: &mut dyn FnMut(Change, Option<OwnedFd>) -> Result<()>,
+) -> Result<()> {
+    let mut each = Each(each);
+    let source = Source::Upper(recorded);
+    let mut walk = Walk { top: upper, source, taker: &mut each, links: HashMap::new(), path: Vec::new() };
+    match walk.all() {
+        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) | Err(Stop::Enough) => Ok(()),
+    }
+}
+
+/// Who gets the changes.
+trait Taker {
+    /// The next one, with the content of a file.
+    fn take(&mut self, change: Change, content: Option<OwnedFd>) -> std::result::Result<(), Stop>;
+
+    /// Whose a file is in the parent user namespace.
+    fn owner_outside(&mut self, file: &OwnedFd) -> Result<Owner>;
+}
+
+/// The caller, in another process.
+struct Batches<'a> {
+    control: &'a mut Channel,
+    changes: Vec<Change>,
+    contents: Vec<OwnedFd>,
+}
+
+impl Batches<'_> {
+    fn flush(&mut self, last: bool) -> std::result::Result<(), Stop> {
+        let changes = std::mem::take(&mut self.changes);
+        let contents = std::mem::take(&mut self.contents);
+        let contents: Vec<_> = contents.iter().map(AsFd::as_fd).collect();
+        self.control.send(&FromMonitor::Changes { changes, last }, &contents)?;
+        match self.control.receive()? {
+            Some((ToMonitor::Next, _)) => Ok(()),
+            _ => Err(Stop::Enough),
+        }
+    }
+}
+
+impl Taker for Batches<'_> {
+    fn take(&mut self, change: Change, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
+        self.changes.push(change);
+        self.contents.extend(content);
+        if self.changes.len() == BATCH { self.flush(false) } else { Ok(()) }
+    }
+
+    fn owner_outside(&mut self, file: &OwnedFd) -> Result<Owner> {
+        self.control.send(&FromMonitor::WhoseIsThis, &[file.as_fd()])?;
+        match self.control.receive()? {
+            Some((ToMonitor::ItIs(owner), _)) => Ok(owner),
+            _ => Err(Error::bug("nobody says whose a file is")),
+        }
+    }
+}
+
+/// Somebody in this process.
+struct Each<'a>(&'a mut dyn FnMut(Change, Option<OwnedFd>) -> Result<()>);
+
+impl Taker for Each<'_> {
+    fn take(&mut self, change: Change, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
+        (self.0)(change, content).map_err(Stop::Failed)
+    }
+
+    fn owner_outside(&mut self, _: &OwnedFd) -> Result<Owner> {
+        Err(Error::bug("a layer's owners are known"))
+    }
+}
+
+/// What is read.
+enum Source {
+    /// An upper layer, with the owners that its files do not carry with them; none: the kernel knows all.
+    Upper(Option<HashMap<Vec<u8>, Owner>>),
+    /// Any other folder.
+    Plain(PlainFolder),
 }
 
 /// Why a walk ended early.
@@ -150,12 +237,9 @@ impl From<Error> for Stop {
 }
 
 struct Walk<'a> {
-    upper: &'a Path,
-    /// None: the kernel knows the owners.
-    recorded: Option<HashMap<Vec<u8>, Owner>>,
-    control: &'a mut Channel,
-    batch: Vec<Change>,
-    contents: Vec<OwnedFd>,
+    top: &'a Path,
+    source: Source,
+    taker: &'a mut dyn Taker,
     /// Inode → number of its group of hard links.
     links: HashMap<(u64, u64), u64>,
     /// Where the walk is.
@@ -164,16 +248,65 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn doing(&self, action: &str) -> String {
-        format!("{action} {} in the upper layer {}", escape(&self.path), self.upper.display())
+        let what = if matches!(self.source, Source::Upper(_)) { "the upper layer " } else { "" };
+        format!("{action} {} in {what}{}", escape(&self.path), self.top.display())
+    }
+
+    /// All that there is.
+    fn all(&mut self) -> std::result::Result<(), Stop> {
+        // What comes before the last part of a plain folder's path the caller has chosen, links included.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let is_layer = matches!(self.source, Source::Upper(_));
+        let flags = if is_layer { flags | OFlag::O_NOFOLLOW } else { flags };
+        let folder = open(self.top, flags, Mode::empty()).doing_to("opening", self.top)?;
+        let stat = fstat(&folder).doing_to("reading", self.top)?;
+        self.check_owner(&folder, &stat)?;
+        if let Source::Plain(plain) = &mut self.source {
+            plain.begin(&stat);
+        }
+        self.folder(folder, &stat)
+    }
+
+    /// Refuses a file whose owner has no number in this namespace, or one below the tree's first.
+    fn check_owner(&mut self, file: &OwnedFd, stat: &FileStat) -> Result<()> {
+        let Source::Plain(plain) = &self.source else { return Ok(()) };
+        let asks = plain.may_be_unmapped(stat);
+        let outside = asks.then(|| self.taker.owner_outside(file)).transpose()?;
+        plain.check(stat, outside, &self.top.join(OsStr::from_bytes(&self.path)))
+    }
+
+    /// What is at a name. None: the root of another file system, which has been noted.
+    fn look_at(&mut self, folder: &OwnedFd, name: &CStr) -> Result<Option<FileStat>> {
+        let Source::Plain(plain) = &mut self.source else {
+            let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).doing(self.doing("looking at"))?;
+            return Ok(Some(stat));
+        };
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_BENEATH);
+        match openat2(folder, name, how) {
+            Err(Errno::EXDEV) => {
+                plain.mounts.push(self.path.clone());
+                Ok(None)
+            }
+            file => {
+                let file = file.doing(self.doing("opening"))?;
+                let stat = fstat(&file).doing(self.doing("looking at"))?;
+                self.check_owner(&file, &stat)?;
+                Ok(Some(stat))
+            }
+        }
     }
 
     /// A folder and what is in it. Depth is bounded by descriptors, which is deeper than PATH_MAX
     /// lets programs go in one step.
     fn folder(&mut self, folder: OwnedFd, stat: &FileStat) -> std::result::Result<(), Stop> {
         let (xattrs, own) = self.attributes(Place::Open(folder.as_fd()))?;
+        // Of a plain folder nothing is overlayfs's own.
         let mark = own.iter().find(|(name, _)| name == b"opaque").map(|(_, value)| value.as_slice());
         let has_marked_whiteouts = mark == Some(b"x");
-        self.emit(Entry::Folder { metadata: self.metadata(stat, xattrs), opaque: mark == Some(b"y") }, None)?;
+        let metadata = self.metadata(stat, xattrs);
+        self.emit(Entry::Folder { metadata, opaque: mark == Some(b"y") }, None)?;
         let mut names = Vec::new();
         let listing =
             openat(&folder, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
@@ -204,7 +337,7 @@ impl Walk<'_> {
         name: &CStr,
         marked_whiteouts: bool,
     ) -> std::result::Result<(), Stop> {
-        let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).doing(self.doing("looking at"))?;
+        let Some(stat) = self.look_at(folder, name)? else { return Ok(()) };
         let open_it = |flags| {
             openat(
                 folder,
@@ -230,17 +363,23 @@ impl Walk<'_> {
                 }
                 let hard_link = self.hard_link(&stat);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                self.emit(Entry::File { metadata: self.metadata(&stat, xattrs), size, hard_link }, Some(file))
+                let metadata = self.metadata(&stat, xattrs);
+                self.emit(Entry::File { metadata, size, hard_link }, Some(file))
             }
             libc::S_IFLNK => {
                 let target = readlinkat(folder, name).doing(self.doing("reading the link"))?.into_vec();
-                let metadata = self.metadata(&stat, self.attributes_of_name(folder, name)?);
+                let xattrs = self.attributes_of_name(folder, name)?;
+                let metadata = self.metadata(&stat, xattrs);
                 self.emit(Entry::Symlink { metadata, target }, None)
             }
-            libc::S_IFCHR if stat.st_rdev == 0 => self.emit(Entry::Removed, None),
+            libc::S_IFCHR if stat.st_rdev == 0 && matches!(self.source, Source::Upper(_)) => {
+                self.emit(Entry::Removed, None)
+            }
             _ => {
-                let metadata = self.metadata(&stat, self.attributes_of_name(folder, name)?);
-                self.emit(Entry::Special { metadata }, None)
+                let xattrs = self.attributes_of_name(folder, name)?;
+                let metadata = self.metadata(&stat, xattrs);
+                let device = (libc::major(stat.st_rdev), libc::minor(stat.st_rdev));
+                self.emit(Entry::Special { metadata, device }, None)
             }
         }
     }
@@ -264,12 +403,13 @@ impl Walk<'_> {
     #[allow(clippy::type_complexity)] // two lists of the same plain pairs
     fn attributes(&self, place: Place<'_>) -> Result<(Vec<(Vec<u8>, Vec<u8>)>, Vec<(Vec<u8>, Vec<u8>)>)> {
         let (mut theirs, mut own) = (Vec::new(), Vec::new());
+        let is_layer = matches!(self.source, Source::Upper(_));
         for name in xattr::names(place).doing(self.doing("listing attributes of"))? {
             let Some(value) = xattr::get(place, &name).doing(self.doing("reading attributes of"))? else {
                 continue;
             };
             let name = name.into_bytes();
-            match name.strip_prefix(OVERLAY) {
+            match name.strip_prefix(OVERLAY).filter(|_| is_layer) {
                 // What a program inside set under overlayfs's prefix is stored with the prefix twice.
                 Some(inner) if inner.starts_with(b"overlay.") => {
                     theirs.push(([b"user.", inner].concat(), value));
@@ -285,21 +425,20 @@ impl Walk<'_> {
         Ok((theirs, own))
     }
 
-    fn metadata(&self, stat: &FileStat, mut xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
+    fn metadata(&mut self, stat: &FileStat, mut xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
         let mut owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
-        if let Some(elsewhere) = &self.recorded {
-            let carried = xattrs.iter().position(|(name, _)| name == RECORD.to_bytes());
-            let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
-            for (name, value) in &mut xattrs {
-                let Some(list) = acl::name_of(name) else { continue };
-                let is_access = list == acl::ACCESS;
-                if let Some(acl) = Acl::decode(value).filter(|_| is_access) {
-                    *value = acl.with_mode(stat.st_mode).encode();
-                }
-                *name = list.to_vec();
+        match &mut self.source {
+            Source::Upper(None) => {}
+            Source::Upper(Some(elsewhere)) => {
+                let carried = take_records(&mut xattrs, stat.st_mode);
+                owner = carried.or_else(|| elsewhere.get(&self.path).copied()).unwrap_or(Owner::ROOT);
             }
-            xattrs.sort();
-            owner = carried.or_else(|| elsewhere.get(&self.path).copied()).unwrap_or(Owner::ROOT);
+            Source::Plain(plain) => {
+                plain.show_ids(&mut owner, &mut xattrs);
+                let before = xattrs.len();
+                owner = take_records(&mut xattrs, stat.st_mode).unwrap_or(owner);
+                plain.recorded |= xattrs.len() < before;
+            }
         }
         Metadata {
             uid: owner.uid,
@@ -311,27 +450,31 @@ impl Walk<'_> {
     }
 
     fn emit(&mut self, now: Entry, content: Option<OwnedFd>) -> std::result::Result<(), Stop> {
-        self.batch.push(Change { path: self.path.clone(), now });
-        self.contents.extend(content);
-        if self.batch.len() == BATCH { self.flush(false) } else { Ok(()) }
+        self.taker.take(Change { path: self.path.clone(), now }, content)
     }
+}
 
-    fn flush(&mut self, last: bool) -> std::result::Result<(), Stop> {
-        let changes = std::mem::take(&mut self.batch);
-        let contents = std::mem::take(&mut self.contents);
-        let contents: Vec<_> = contents.iter().map(AsFd::as_fd).collect();
-        self.control.send(&FromMonitor::Changes { changes, last }, &contents)?;
-        match self.control.receive()? {
-            Some((ToMonitor::Next, _)) => Ok(()),
-            _ => Err(Stop::Enough),
+/// Turns the records of tier single into what they stand for; gives the owner, if there is a record of
+/// it.
+fn take_records(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>, mode: u32) -> Option<Owner> {
+    let carried = xattrs.iter().position(|(name, _)| name == RECORD.to_bytes());
+    let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
+    for (name, value) in xattrs.iter_mut() {
+        let Some(list) = acl::name_of(name) else { continue };
+        let is_access = list == acl::ACCESS;
+        if let Some(acl) = Acl::decode(value).filter(|_| is_access) {
+            *value = acl.with_mode(mode).encode();
         }
+        *name = list.to_vec();
     }
+    xattrs.sort();
+    carried
 }
 
 /// A file capability as it is outside of any user namespace: version 3 (`vfs_ns_cap_data` in
 /// linux/capability.h) is version 2 with the root's id behind it. The kernel converts by itself when
 /// the reader is that root, as the monitor is; other values stay as they are.
-fn capability_version_2(value: Vec<u8>) -> Vec<u8> {
+pub(crate) fn capability_version_2(value: Vec<u8>) -> Vec<u8> {
     const REVISION_2: u32 = 0x0200_0000;
     const REVISION_3: u32 = 0x0300_0000;
     const FLAGS: u32 = 0x00ff_ffff;

@@ -17,6 +17,8 @@ pub enum Kind {
     Machine,
     /// The plan asks for what is not there or not possible.
     Plan,
+    /// A folder of the host that is worked on is not as it has to be.
+    Folder,
     /// A command could not be started: not found, not executable.
     Command,
     /// The caller asked to stop.
@@ -84,6 +86,11 @@ impl Error {
     /// The plan is at fault.
     pub(crate) fn plan(message: impl fmt::Display) -> Self {
         Error::new(Kind::Plan, message)
+    }
+
+    /// A folder of the host is at fault.
+    pub(crate) fn folder(message: impl fmt::Display) -> Self {
+        Error::new(Kind::Folder, message)
     }
 
     /// This crate is at fault.

@@ -6,6 +6,7 @@
 //! thread: [`prepare`].
 
 use std::{
+    fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -13,12 +14,17 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-use nix::{sys::wait::waitpid, unistd::Pid};
+use nix::{
+    sys::{stat::fstat, wait::waitpid},
+    unistd::Pid,
+};
 
 use crate::{
+    capture::{Change, Entry},
     enforced::{Mapping, Tier},
     error::{Doing, Error, Result, Step},
     monitor,
+    owners::Owner,
     protocol::{Channel, FromMonitor, ToMonitor},
     supervisor,
     sys::process::{self, Fork},
@@ -193,6 +199,46 @@ impl Helper {
         match self.ask(question, &[])?.0 {
             FromMonitor::Done => Ok(()),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks for something whose answer is a list of changes; gives the answer behind them. The first error
+    /// that `each` gives ends the list.
+    pub(crate) fn receive_changes<E: From<Error>>(
+        &mut self,
+        question: &ToMonitor,
+        each: &mut dyn FnMut(Change, Option<File>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<FromMonitor, E> {
+        let mut answer = self.ask(question, &[])?;
+        loop {
+            let (changes, last, contents) = match answer {
+                (FromMonitor::Changes { changes, last }, contents) => (changes, last, contents),
+                (FromMonitor::WhoseIsThis, files) => {
+                    let file = files.first().ok_or_else(|| Error::bug("a file got lost on the way"))?;
+                    let stat = fstat(file).doing("looking at a file")?;
+                    let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+                    answer = self.ask(&ToMonitor::ItIs(owner), &[])?;
+                    continue;
+                }
+                (other, _) => return Err(unexpected(&other).into()),
+            };
+            let mut contents = contents.into_iter().map(File::from);
+            for change in changes {
+                let content = match change.now {
+                    Entry::File { .. } => {
+                        Some(contents.next().ok_or_else(|| Error::bug("a file came without content"))?)
+                    }
+                    _ => None,
+                };
+                if let Err(error) = each(change, content) {
+                    self.ask(&ToMonitor::Enough, &[])?;
+                    return Err(error);
+                }
+            }
+            answer = self.ask(&ToMonitor::Next, &[])?;
+            if last {
+                return Ok(answer.0);
+            }
         }
     }
 

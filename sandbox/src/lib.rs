@@ -20,6 +20,7 @@
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `capture`, `cgroup` | outside, as the namespace's root |
 //! | `supervisor`, `owners`, `acl`, `recorded` | outside, answering system calls of those inside; records of owners |
+//! | `disk` | trees as folders of the host, outside of any sandbox: read, written, moved into |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
@@ -53,6 +54,7 @@ mod capture;
 mod cgroup;
 mod child;
 mod diagnose;
+mod disk;
 mod enforced;
 mod error;
 mod execute;
@@ -78,6 +80,10 @@ mod work;
 
 pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
+pub use disk::{
+    Edits, FirstIds, FolderRead, Given, Missing, Moved, NotOnDisk, Rearrange, UnfinishedMove, finish_move,
+    read_folder, remove_contents, unfinished_moves,
+};
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, prepare, use_helper};
@@ -85,4 +91,4 @@ pub use plan::{
     Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
 };
 pub use session::{Command, Outcome, Session, Status, Stdio};
-pub use sweep::{LayerFolder, remove_kept, sweep};
+pub use sweep::{LayerFolder, remove_kept, remove_work, sweep};

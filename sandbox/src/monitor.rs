@@ -31,6 +31,7 @@ use crate::{
     capture,
     cgroup::Group,
     child,
+    disk::{self, Moved, Order},
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
     owners::{self, Links, Owner, Remembered},
@@ -185,6 +186,21 @@ impl Monitor {
                 capture::send_changes(&session.start.folder.join("upper"), recorded, control)?;
                 Ok(FromMonitor::Done)
             }
+            ToMonitor::Read(folder) => {
+                let read = capture::send_folder(&folder, control)?;
+                read.learnt(&folder).map(FromMonitor::Read)
+            }
+            ToMonitor::Move(order) => {
+                let session = self.session.as_mut().ok_or_else(|| Error::bug("no session"))?;
+                session.move_changes(&order).map(FromMonitor::Moved)
+            }
+            ToMonitor::FinishMove(folder) => {
+                let order = Order::read(&folder)?.ok_or_else(|| Error::bug("there is no order"))?;
+                let moved = disk::go_on_moving(&folder, &order, &mut || Ok(()))?;
+                remove(&folder)?;
+                Ok(FromMonitor::Moved(moved))
+            }
+            ToMonitor::Empty(folder) => disk::empty(&folder).map(|()| FromMonitor::Done),
             ToMonitor::Keep(folder) => {
                 self.session.as_mut().ok_or_else(|| Error::bug("no session"))?.keep(&folder)?;
                 Ok(FromMonitor::Done)
@@ -199,7 +215,7 @@ impl Monitor {
                 Some(error) => Err(error),
                 None => Ok(FromMonitor::Done),
             },
-            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough => {
+            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough | ToMonitor::ItIs(_) => {
                 Err(Error::bug(format_args!("{message:?} makes no sense here")))
             }
         }
@@ -363,6 +379,20 @@ impl Running {
         self.start.folder = target.to_owned();
         self.stays = true;
         Ok(())
+    }
+
+    /// Moves what changed to where the order says. Should that fail, or be killed, when it has begun, the
+    /// folder stays: see [`disk`].
+    fn move_changes(&mut self, order: &Order) -> Result<Moved> {
+        self.end_child()?;
+        self.keep_owners()?;
+        let folder = &self.start.folder;
+        let moved = disk::begin_move(folder, order, &mut || Ok(()));
+        self.stays |= folder.join(disk::ORDER).exists();
+        let moved = moved?;
+        remove(folder)?;
+        self.stays = false;
+        Ok(moved)
     }
 
     fn end(mut self) -> Result<()> {

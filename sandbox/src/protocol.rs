@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
+    disk::{Learnt, Moved, Order},
     enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
+    owners::Owner,
     plan::Plan,
     session::Status,
     sys,
@@ -45,6 +47,16 @@ pub(crate) enum ToMonitor {
     Keep(#[serde(with = "crate::bytes")] PathBuf),
     /// End everything inside, remove what is to be removed, and end.
     Close,
+    /// Read a folder of the host, as changes.
+    Read(#[serde(with = "crate::bytes")] PathBuf),
+    /// End everything inside, move the changes where this says, and remove the session's folder.
+    Move(Box<Order>),
+    /// End the move that was begun from this folder.
+    FinishMove(#[serde(with = "crate::bytes")] PathBuf),
+    /// Remove all that is in this folder of the host.
+    Empty(#[serde(with = "crate::bytes")] PathBuf),
+    /// The file is this owner's, outside.
+    ItIs(Owner),
     /// Remove these folders of killed sessions.
     Remove(#[serde(with = "crate::bytes")] Vec<PathBuf>),
 }
@@ -79,6 +91,12 @@ pub(crate) enum FromMonitor {
         /// Whether these are the last.
         last: bool,
     },
+    /// Whose is the file beside this? Asked while a folder is read.
+    WhoseIsThis,
+    /// The folder has been read.
+    Read(Learnt),
+    /// The changes have been moved.
+    Moved(Moved),
     /// What was asked is done.
     Done,
     /// It failed.

@@ -19,7 +19,13 @@ fn record(kind: Kind, mut metadata: Metadata) -> Metadata {
     if !matches!(kind, Kind::File | Kind::Folder) {
         return metadata;
     }
-    for (name, value) in &mut metadata.xattrs {
+    to_records(owner, &mut metadata.xattrs);
+    metadata
+}
+
+/// The attributes of a file or folder with records in the place of what the kernel does not take.
+pub(crate) fn to_records(owner: Owner, xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    for (name, value) in xattrs.iter_mut() {
         let names_others = |acl: &Acl| acl.named().any(|id| id != 0);
         if let Some(record) = acl::record_of(name)
             && Acl::decode(value).as_ref().is_some_and(names_others)
@@ -28,10 +34,9 @@ fn record(kind: Kind, mut metadata: Metadata) -> Metadata {
         }
     }
     if owner != Owner::ROOT {
-        metadata.xattrs.push((RECORD.to_bytes().to_vec(), owner.encode()));
+        xattrs.push((RECORD.to_bytes().to_vec(), owner.encode()));
     }
-    metadata.xattrs.sort();
-    metadata
+    xattrs.sort();
 }
 
 fn links_with_owners(tree: &Listing) -> Links {

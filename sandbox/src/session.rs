@@ -16,7 +16,8 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    capture::{Change, Entry},
+    capture::Change,
+    disk::{self, Edits, Moved},
     enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
@@ -301,28 +302,9 @@ impl Session {
         each: &mut dyn FnMut(Change, Option<File>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.over = Some("the changes were listed");
-        let mut answer = self.helper.ask(&ToMonitor::Changes, &[])?;
-        loop {
-            let (FromMonitor::Changes { changes, last }, contents) = answer else {
-                return Err(unexpected(&answer.0).into());
-            };
-            let mut contents = contents.into_iter().map(File::from);
-            for change in changes {
-                let content = match change.now {
-                    Entry::File { .. } => {
-                        Some(contents.next().ok_or_else(|| Error::bug("a file came without content"))?)
-                    }
-                    _ => None,
-                };
-                if let Err(error) = each(change, content) {
-                    self.helper.ask_done(&ToMonitor::Enough)?;
-                    return Err(error);
-                }
-            }
-            if last {
-                return Ok(self.helper.ask_done(&ToMonitor::Next)?);
-            }
-            answer = self.helper.ask(&ToMonitor::Next, &[])?;
+        match self.helper.receive_changes(&ToMonitor::Changes, each)? {
+            FromMonitor::Done => Ok(()),
+            other => Err(unexpected(&other).into()),
         }
     }
 
@@ -335,6 +317,24 @@ impl Session {
         self.helper.ask_done(&ToMonitor::Keep(folder.clone()))?;
         self.folder = folder;
         Ok(())
+    }
+
+    /// Ends everything inside and moves what changed into `target`, the folder of the host that the
+    /// lowest layer was made of. Files become further names of what is in the upper layer where both are
+    /// in one file system, and are copied else; what is there at a changed name goes away. Then the
+    /// session's folder is removed, a kept one, too.
+    ///
+    /// Owners are the kernel's in tier full, and records in tier single: [`Moved::not_on_disk`] has what could
+    /// not be so. Once the first change is moved, all of them will be: when this is killed, or fails, the
+    /// folder stays, [`unfinished_moves`](crate::unfinished_moves) finds it and
+    /// [`finish_move`](crate::finish_move) does the rest.
+    pub fn move_into(&mut self, target: &Path, edits: &Edits) -> Result<Moved> {
+        self.over = Some("the changes were moved");
+        let order = disk::order(&self.folder, target, self.enforced.tier, edits)?;
+        match self.helper.ask(&ToMonitor::Move(Box::new(order)), &[])?.0 {
+            FromMonitor::Moved(moved) => Ok(moved),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Where its upper layer and its lock are.

@@ -14,6 +14,19 @@ use crate::{
     work::{self, WorkFolder},
 };
 
+/// Removes a folder below which sessions had theirs, if none has any more. Only for who knows that nobody
+/// begins one meanwhile. Gives whether it is gone.
+pub fn remove_work(below: &Path) -> Result<bool> {
+    let entries = std::fs::read_dir(below).doing_to("reading", below)?;
+    for entry in entries {
+        if entry.doing_to("reading", below)?.file_name() != work::ALL_LOCK {
+            return Ok(false);
+        }
+    }
+    std::fs::remove_dir_all(below).doing_to("removing", below)?;
+    Ok(true)
+}
+
 /// Removes the folders of killed sessions below `work` (a [`Work::Below`]); gives how many there
 /// were. Only a session whose caller and monitor were both killed leaves one, or a caller that was killed
 /// before its session ran. Running sessions, those of other programs too, are left alone.

@@ -135,6 +135,12 @@ pub(crate) fn add_range(ids: Ids, caller: &Caller) -> String {
     format!("sudo usermod {} {start}-{} {}", ids.option(), start.saturating_add(ENOUGH - 1), caller.name)
 }
 
+/// The map of the namespace that this process is in, as its parent has the numbers.
+pub(crate) fn current_map(ids: Ids) -> Result<Vec<IdRange>> {
+    let path = format!("/proc/self/{}", ids.map());
+    fs::read_to_string(&path).doing_to("reading", Path::new(&path)).map(|text| parse_map(&text))
+}
+
 /// Parses /proc/self/uid_map.
 fn parse_map(text: &str) -> Vec<IdRange> {
     let lines = text.lines().filter_map(|line| {
@@ -146,8 +152,7 @@ fn parse_map(text: &str) -> Vec<IdRange> {
 
 /// The part of an identity map that the caller's own namespace offers, up to [`ENOUGH`] ids.
 fn identity(ids: Ids) -> Result<Vec<IdRange>> {
-    let path = format!("/proc/self/{}", ids.map());
-    let offered = parse_map(&fs::read_to_string(&path).doing_to("reading", Path::new(&path))?);
+    let offered = current_map(ids)?;
     let parts: Vec<_> = offered
         .iter()
         .filter(|range| range.inside < ENOUGH)
@@ -158,7 +163,10 @@ fn identity(ids: Ids) -> Result<Vec<IdRange>> {
         })
         .collect();
     if parts.iter().map(|range| range.count).sum::<u32>() < ENOUGH - 1 {
-        let message = format!("this user namespace has too few ids ({path}) to give each its own number");
+        let message = format!(
+            "this user namespace has too few ids (/proc/self/{}) to give each its own number",
+            ids.map()
+        );
         return Err(Error::machine(message).at(Step::Mapping));
     }
     Ok(parts)

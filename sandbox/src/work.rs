@@ -9,6 +9,7 @@
 //!   view/  root/        where FUSE and the view are mounted, in the sandbox's mount namespace only
 //!   tree/               a stored tree as hard links, in the view `checkout`
 //! ```
+//! While its changes are moved elsewhere it also has `move` and `replaced/`: see [`crate::disk`].
 //! A kept folder has `lock` and `upper` alone; of tier single also `owners`: see [`crate::owners`].
 //!
 //! Whoever removes a folder holds its lock until the end and removes `lock` last ([`remove`]). So a
@@ -29,12 +30,15 @@ use nix::{
 };
 
 use crate::{
+    disk::ORDER,
     error::{Doing, Error, Result, Step},
     plan::Work,
 };
 
 const PREFIX: &str = "session-";
 const LOCK: &str = "lock";
+/// Locked while a folder is made or looked for.
+pub(crate) const ALL_LOCK: &str = ".lock";
 
 /// A locked session folder. The lock belongs to the open file: it holds until the last process that
 /// has it open is gone, however that ends.
@@ -106,7 +110,7 @@ impl WorkFolder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         DirBuilder::new().recursive(true).mode(0o700).create(below).doing_to("making", below)?;
         // No sweep looks at the folder before it is locked.
-        let _making = lock(&below.join(".lock"), true)?;
+        let _making = lock(&below.join(ALL_LOCK), true)?;
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = below.join(format!("{PREFIX}{}-{number}", std::process::id()));
@@ -147,13 +151,21 @@ impl WorkFolder {
         }
     }
 
+    /// Locks the folder of a session that was killed while its changes were moved. None: it is alive, or gone.
+    pub(crate) fn lock_to_finish(folder: &Path) -> Result<Option<File>> {
+        match lock_existing(&folder.join(LOCK))? {
+            Found::Ours(lock) => Ok(Some(lock)),
+            Found::InUse | Found::Missing => Ok(None),
+        }
+    }
+
     /// The folders below `below` whose sessions are dead, locked so that nobody else removes them.
     /// Empty ones without a lock are removed at once: nobody can tell whether their owners live.
     pub(crate) fn dead(below: &Path) -> Result<Vec<WorkFolder>> {
         if !below.is_dir() {
             return Ok(Vec::new());
         }
-        let _looking = lock(&below.join(".lock"), true)?;
+        let _looking = lock(&below.join(ALL_LOCK), true)?;
         let mut dead = Vec::new();
         for entry in fs::read_dir(below).doing_to("reading", below)? {
             let entry = entry.doing_to("reading", below)?;
@@ -161,6 +173,8 @@ impl WorkFolder {
             if ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let path = entry.path();
                 match take_over(&path) {
+                    // What is being moved is nobody's to throw away.
+                    Ok(Some(_)) if path.join(ORDER).exists() => {}
                     Ok(Some(lock)) => dead.push(WorkFolder { path, lock, is_new: false }),
                     Ok(None) => {}
                     // It went away meanwhile, or is another user's.

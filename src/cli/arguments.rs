@@ -78,7 +78,7 @@ pub(super) struct Global {
     ///
     /// Each line is an object with the fields "format" (1; raised when a field changes its meaning
     /// or goes away) and "event": started, progress, finished, accelerated, warning, note, detail; locked,
-    /// composed, committed, verified, disparity, why, difference, exported, written, finding; error. They go to
+    /// composed, committed, configured, verified, disparity, why, difference, exported, written, finding; error. They go to
     /// standard output; with `run` and `export --tar -`, whose standard output is data of their
     /// own, to standard error. Wrong usage is still reported as text.
     #[arg(long, global = true)]
@@ -134,6 +134,7 @@ impl Arguments {
         let stdout_is_data = match &self.verb {
             Verb::Run(_) | Verb::Completions(_) => true,
             Verb::Export(arguments) => arguments.to_stdout(),
+            Verb::Configure(arguments) => arguments.to_stdout(),
             _ => false,
         };
         let explain_acceleration = match &self.verb {

@@ -19,6 +19,8 @@ pub(super) enum Outcome<'a> {
     Composed { image: &'a str, commit: Sha256 },
     /// `configure` or `build` finished an image.
     Committed { image: &'a str, commit: Sha256 },
+    /// `configure --rootfs` finished a folder.
+    Configured { folder: String, packages: usize },
     /// `verify` made the same image again.
     Verified { image: &'a str, commit: Sha256 },
     /// A path of an image that `verify` found to come out otherwise.
@@ -85,6 +87,9 @@ impl<'a> Outcome<'a> {
                 Text::Talk(format!("{image}: {packages} packages; {path} {what}"))
             }
             Outcome::Finding(finding) => Text::Data(finding_text(finding)),
+            Outcome::Configured { folder, packages } => {
+                Text::Talk(format!("{folder}: {packages} packages configured"))
+            }
             Outcome::Exported { image, path } => Text::Talk(format!("{image}: written to {path}")),
             Outcome::Written { path } => Text::Talk(format!("{path} written")),
             Outcome::Error { messages, hint, .. } => {

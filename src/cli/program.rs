@@ -37,6 +37,15 @@ impl<'a> Program<'a> {
         std::path::absolute(&repo).with_context(|| format!("cannot find the folder of {}", repo.display()))
     }
 
+    /// Where things are, for verbs that need no manifest: its repository where there is one, else one in
+    /// the cache folder.
+    pub(super) fn session_without_manifest(&self) -> Result<Session<'a>> {
+        if self.global.repo.is_some() || self.global.manifest.exists() {
+            return self.session(None);
+        }
+        Ok(Session { repo: folders::cache()?.join("repo"), ..self.session(None)? })
+    }
+
     /// Where things are, for the pipeline. `keep_debs` is `--keep-debs`.
     pub(super) fn session(&self, keep_debs: Option<&Path>) -> Result<Session<'a>> {
         self.session_in(&self.repo()?, keep_debs)

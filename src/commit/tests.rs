@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::artefacts::UnpackedPackage;
+use crate::artefacts::{PackageState, UnpackedPackage};
 
 fn plain(mode: u32) -> Metadata {
     Metadata { uid: 0, gid: 0, mode, xattrs: Vec::new() }
@@ -42,6 +42,7 @@ fn composed() -> (tempfile::TempDir, Store, Composed) {
         scripts: Vec::new(),
         diverts: false,
         newest: 0,
+        state: PackageState::Unpacked,
     };
     let (image, architecture) = ("image".to_owned(), "armhf".to_owned());
     (folder, store, Composed { image, architecture, commit, packages: vec![package], held: Vec::new() })

@@ -4,10 +4,7 @@
 //! either. Of what it does leave, only `status-old` is left out: it is the status before the last
 //! package, which says something about a run of dpkg and nothing about the image.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt::Write,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Package,
@@ -16,6 +13,7 @@ use super::{
 };
 use crate::{
     artefacts::{HeldFile, Metadata, NEW_CONFFILE},
+    debian::triggers,
     error::{Context, Error, Result},
     store::{Folder, Node, Store, Transaction},
 };
@@ -150,50 +148,18 @@ fn status_file(packages: &[Package], merged: &Merged) -> Result<String> {
     Ok(text)
 }
 
-/// The interests of all packages: `File` has those in paths, the other files are named after their
-/// trigger. In the order of unpacking (deb-triggers(5), `trk_file_write_change` and
-/// `trk_explicit_interest_change` in dpkg's triglib.c).
+/// The interests of all packages, in the order of unpacking.
 fn triggers(packages: &[Package], order: &[usize]) -> Result<BTreeMap<String, String>> {
-    let mut files: BTreeMap<String, Vec<(String, String, bool)>> = BTreeMap::new();
-    for &index in order {
+    let texts = order.iter().map(|&index| {
         let package = &packages[index];
-        let mut owner = package.record.name.clone();
-        if package.multi_arch_same {
-            let _ = write!(owner, ":{}", package.record.architecture);
-        }
-        for line in package.record.triggers.lines() {
-            let line = line.split('#').next().unwrap_or_default();
-            let mut words = line.split_ascii_whitespace();
-            let (Some(directive), Some(trigger)) = (words.next(), words.next()) else { continue };
-            let wait = match directive {
-                "interest" | "interest-await" => true,
-                "interest-noawait" => false,
-                // Nobody is interested yet who is more than unpacked: nothing is recorded.
-                _ => continue,
-            };
-            let file = match trigger.starts_with('/') {
-                true => "File",
-                false if trigger.contains('/') || trigger.starts_with('.') => {
-                    return Err(Error::input(format!("{owner}: {trigger:?} is no name of a trigger")));
-                }
-                false => trigger,
-            };
-            let lines = files.entry(file.to_owned()).or_default();
-            match lines.iter_mut().find(|(t, o, _)| t == trigger && *o == owner) {
-                Some((.., known)) => *known = wait,
-                None => lines.push((trigger.to_owned(), owner.clone(), wait)),
-            }
-        }
-    }
-    let print = |(name, lines): (String, Vec<(String, String, bool)>)| {
-        let mut text = String::new();
-        for (trigger, owner, wait) in lines {
-            let trigger = if name == "File" { format!("{trigger} ") } else { String::new() };
-            let _ = writeln!(text, "{trigger}{owner}{}", if wait { "" } else { "/noawait" });
-        }
-        (name, text)
-    };
-    Ok(files.into_iter().map(print).collect())
+        let record = &package.record;
+        let owner = match package.multi_arch_same {
+            true => format!("{}:{}", record.name, record.architecture),
+            false => record.name.clone(),
+        };
+        (owner, record.triggers.as_str())
+    });
+    triggers::interests(texts).map_err(Error::input)
 }
 
 /// The arch file: only where there is more than one architecture (`dpkg_arch_save_list`).

@@ -12,7 +12,7 @@ pub mod merge;
 pub mod status;
 
 use crate::{
-    artefacts::{Composed, Ingested, UnpackedPackage},
+    artefacts::{Composed, Ingested, PackageState, UnpackedPackage},
     debian::deb822,
     digest::Sha256,
     error::{Context, Error, Result},
@@ -233,6 +233,7 @@ fn unpacked_package(package: &Package) -> UnpackedPackage {
         scripts: package.record.scripts.clone(),
         diverts: package.record.diverts.is_some(),
         newest: package.record.newest,
+        state: PackageState::Unpacked,
     }
 }
 

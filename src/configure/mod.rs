@@ -6,10 +6,12 @@
 //! what scripts see and the commit does not.
 
 mod acceleration;
+mod changes;
 mod debconf;
 mod diversions;
 pub mod environment;
 mod identity;
+mod in_place;
 mod interpose;
 mod journal;
 mod normalise;
@@ -21,7 +23,6 @@ mod trial;
 
 use std::{
     fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -31,12 +32,13 @@ use sandbox::Session;
 
 pub use acceleration::Acceleration;
 pub use environment::{Base, Changes, Emulator};
+pub use in_place::{Folder, InPlace, configure_in_place};
 pub use requirements::{AccelerationWish, Requirements};
 pub use trial::Trial;
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Composed, Configured, IdentityPolicy, Metadata, TreeChange, TreeEntry},
+    artefacts::{Accelerated, Begin, Composed, Configured, IdentityPolicy, Metadata},
     digest::Sha256,
     error::Kind,
     report::{Event, Reporter},
@@ -58,6 +60,8 @@ pub trait Adopt {
 pub struct Inputs<'a> {
     /// The unpacked tree's packages.
     pub composed: &'a Composed,
+    /// What is done before they are configured.
+    pub begin: &'a Begin,
     /// The tree itself.
     pub base: &'a Base,
     /// What runs the image's programs, where this machine's processor does not.
@@ -72,8 +76,11 @@ pub struct Inputs<'a> {
     pub requirements: &'a Requirements,
     /// The folder of the log.
     pub logs: PathBuf,
-    /// Where the upper layer of a failed run is kept, for `treestrap run --failed`.
+    /// Where the upper layer of a failed run is kept, for `treestrap run --failed`; of one that is tried
+    /// once more, meanwhile.
     pub kept: PathBuf,
+    /// What the user can do to see what a failed run left.
+    pub look: String,
     /// Whether it is a second run, to see whether it comes out the same.
     pub trial: Option<&'a Trial>,
     /// Whether the plan is reported.
@@ -87,6 +94,27 @@ pub fn configure(
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<Configured> {
+    let (mut session, result) = run_stage_two(inputs, reporter, stop)?;
+    let packages = match result {
+        Ok(packages) => packages,
+        Err(error) if error.kind() == Kind::Input => return Err(keep_failed(&mut session, inputs, error)),
+        Err(error) => return Err(error),
+    };
+    let accelerated =
+        inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
+    let changes = changes::adopt(&mut session, adopt, inputs, reporter, stop)?;
+    let enforced = enforced(&session, inputs, accelerated.is_some())?;
+    session.close().context("closing the sandbox")?;
+    Ok(Configured { image: inputs.composed.image.clone(), changes, enforced, accelerated, packages })
+}
+
+/// Runs the scripts in a sandbox. Gives it with what they have changed, also where one has failed; and
+/// the seconds of each package.
+fn run_stage_two(
+    inputs: &Inputs<'_>,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<(Session, Result<Vec<(String, f64)>>)> {
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
@@ -110,18 +138,18 @@ pub fn configure(
     let session = session.context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
-    let (mut session, packages) = run_scripts(session, plan, inputs, reporter, stop)?;
-    let accelerated =
-        inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
-    let changes = adopt_changes(&mut session, adopt, inputs, reporter, stop)?;
+    run_scripts(session, plan, inputs, reporter, stop)
+}
+
+/// What was asked of the sandbox and what was given.
+fn enforced(session: &Session, inputs: &Inputs<'_>, is_accelerated: bool) -> Result<serde_json::Value> {
     let mut enforced = serde_json::to_value(session.enforced())
         .map_err(|e| Error::bug(format!("the enforced sandbox is no JSON: {e}")))?;
     if let Some(emulator) = inputs.emulator {
         enforced["qemu-user"] = emulator.version.as_str().into();
-        enforced["accelerated"] = accelerated.is_some().into();
+        enforced["accelerated"] = is_accelerated.into();
     }
-    session.close().context("closing the sandbox")?;
-    Ok(Configured { image: image.to_owned(), changes, enforced, accelerated, packages })
+    Ok(enforced)
 }
 
 /// Runs all scripts, once more from the step at which the emulator crashed or hung; gives the session
@@ -132,11 +160,11 @@ fn run_scripts(
     inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
-) -> Result<(Session, Vec<(String, f64)>)> {
+) -> Result<(Session, Result<Vec<(String, f64)>>)> {
     let image = inputs.composed.image.as_str();
     let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
     let Err(mut error) = scripts.run() else {
-        let packages = scripts.finish()?;
+        let packages = scripts.finish();
         return Ok((session, packages));
     };
     if !stop.load(Ordering::Relaxed)
@@ -151,20 +179,20 @@ fn run_scripts(
         let mut scripts = run::Scripts::resume(inputs, &mut session, reporter, stop, progress);
         match scripts.run() {
             Ok(()) => {
-                let packages = scripts.finish()?;
+                let packages = scripts.finish();
                 return Ok((session, packages));
             }
             Err(again) => error = again,
         }
         if let Some(trouble) = scripts.emulator_trouble() {
             let message = format!("the emulator failed twice: {trouble}\n{error}");
-            return Err(Error::machine(message).hint(format!(
-                "treestrap lock --update    gets the archive's newest qemu-user, which may do better; \
-                 treestrap run --failed {image}    opens the sandbox as the failure left it"
-            )));
+            error = Error::machine(message).hint(format!(
+                "treestrap lock --update    gets the archive's newest qemu-user, which may do better; {}",
+                inputs.look
+            ));
         }
     }
-    Err(if error.kind() == Kind::Input { keep_failed(&mut session, inputs, error) } else { error })
+    Ok((session, Err(error)))
 }
 
 /// The time that stands for the build's in everything it makes: that of the packages' newest file, in
@@ -242,14 +270,11 @@ pub fn run(
 
 /// Keeps what a failed run left, and says how to look at it.
 fn keep_failed(session: &mut Session, inputs: &Inputs<'_>, error: Error) -> Error {
-    let image = &inputs.composed.image;
     if inputs.trial.is_some() {
         return error;
     }
     match keep(session, inputs) {
-        Ok(()) => {
-            error.hint(format!("treestrap run --failed {image}    opens the sandbox as the failure left it"))
-        }
+        Ok(()) => error.hint(inputs.look.as_str()),
         Err(kept) => error.hint(format!("its sandbox could not be kept: {kept}")),
     }
 }
@@ -285,96 +310,4 @@ pub fn forget_kept(kept: &Path) -> Result<()> {
         std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
     }
     Ok(())
-}
-
-/// Streams the changes out of the sandbox into the store, without what is not the image's.
-fn adopt_changes(
-    session: &mut Session,
-    adopt: &mut dyn Adopt,
-    inputs: &Inputs<'_>,
-    reporter: &dyn Reporter,
-    stop: &AtomicBool,
-) -> Result<Vec<TreeChange>> {
-    let image = inputs.composed.image.as_str();
-    let mut changes = Vec::new();
-    let mut questions = debconf::Database::default();
-    session.changes::<Error>(&mut |change, content| {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::new(Kind::Interrupted, "interrupted"));
-        }
-        if inputs.acceleration.is_some_and(|acceleration| acceleration.hides(&change.path)) {
-            return Ok(());
-        }
-        let path = String::from_utf8_lossy(&change.path).into_owned();
-        if let Some(ours) = interpose::content(&change.path) {
-            if !is_copy(content, ours) {
-                reporter.warn(
-                    image,
-                    format!("a script changed /{path}, which stands in while an image is made: left out"),
-                );
-            }
-            return Ok(());
-        }
-        let now = match change.now {
-            sandbox::Entry::Removed => TreeEntry::Absent,
-            sandbox::Entry::Folder { metadata, opaque } => {
-                TreeEntry::Folder { metadata: image_metadata(metadata), opaque }
-            }
-            sandbox::Entry::File { metadata, size, hard_link } => {
-                let mut content =
-                    content.ok_or_else(|| Error::bug(format!("{path}: a file without content")))?;
-                questions.read(&change.path, &mut content, size)?;
-                let (mut content, size) =
-                    normalise::content(inputs.identity, &change.path, content, size, newest(inputs))
-                        .with_context(|| format!("storing /{path}"))?;
-                let checksum = adopt
-                    .file(&image_metadata(metadata), &mut content, size)
-                    .with_context(|| format!("storing /{path}"))?;
-                TreeEntry::Object { checksum, hard_link }
-            }
-            sandbox::Entry::Symlink { target, .. }
-                if normalise::leads_to_dropped(inputs.identity, &change.path, &target) =>
-            {
-                return Ok(());
-            }
-            sandbox::Entry::Symlink { metadata, target } => {
-                let checksum = adopt
-                    .symlink(&image_metadata(metadata), &target)
-                    .with_context(|| format!("storing /{path}"))?;
-                TreeEntry::Object { checksum, hard_link: None }
-            }
-            sandbox::Entry::Special { .. } => {
-                reporter.warn(
-                    image,
-                    format!("/{path} is a device, pipe or socket, which OSTree cannot hold: left out"),
-                );
-                TreeEntry::Absent // what it replaced is gone all the same
-            }
-        };
-        let change = TreeChange { path: change.path, now };
-        if normalise::keeps(inputs.identity, &change) {
-            changes.push(change);
-        }
-        Ok(())
-    })?;
-    for question in questions.unanswered(inputs.preseed) {
-        reporter.note(image, question);
-    }
-    Ok(changes)
-}
-
-/// Whether a changed file is an interposed one that was only copied up (by chmod, say).
-fn is_copy(content: Option<File>, ours: &str) -> bool {
-    let mut text = String::new();
-    content.is_some_and(|file| file.take(ours.len() as u64 + 1).read_to_string(&mut text).is_ok())
-        && text == ours
-}
-
-/// The metadata as the image has it: without what a hard-link checkout adds, and without times,
-/// which OSTree does not keep.
-fn image_metadata(metadata: sandbox::Metadata) -> Metadata {
-    let mut xattrs = metadata.xattrs;
-    // Copied up with a file that was a hard link to an object of a bare-user repository.
-    xattrs.retain(|(name, _)| name != b"user.ostreemeta");
-    Metadata { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, xattrs }
 }

@@ -10,10 +10,7 @@ use std::{
 };
 
 use super::identity;
-use crate::{
-    Context, Result,
-    artefacts::{IdentityPolicy, TreeChange, TreeEntry},
-};
+use crate::{Context, Result, artefacts::IdentityPolicy};
 
 /// What happens to a change.
 #[derive(Clone, Copy, Debug)]
@@ -66,36 +63,36 @@ fn rule(policy: IdentityPolicy, path: &[u8]) -> Option<Rule> {
     identity::rule(policy, path).or_else(build)
 }
 
-/// A changed file's content (open at its start) and size in bytes as the commit has them; `newest`
-/// is the time that stands for the build's, in seconds since 1970.
+/// What the commit has in the place of a changed file's content (open at its start), and its size in
+/// bytes; none: that content. `newest` is the time that stands for the build's, in seconds since 1970.
 pub(super) fn content(
     policy: IdentityPolicy,
     path: &[u8],
-    mut content: File,
+    content: &mut File,
     size: u64,
     newest: u64,
-) -> Result<(File, u64)> {
+) -> Result<Option<(File, u64)>> {
     match rule(policy, path) {
-        Some(Rule::Empty) => Ok((File::open("/dev/null").context("opening /dev/null")?, 0)),
+        Some(Rule::Empty) => Ok(Some((File::open("/dev/null").context("opening /dev/null")?, 0))),
         Some(Rule::Rewrite(rewrite)) if size <= LARGEST => {
             let mut bytes = Vec::new();
             content.read_to_end(&mut bytes).context("reading it to take times out")?;
             let Some(bytes) = rewrite(&bytes, newest) else {
                 content.rewind().context("going back to its start")?;
-                return Ok((content, size));
+                return Ok(None);
             };
             let mut file = tempfile::tempfile().context("making a temporary file")?;
             file.write_all(&bytes).and_then(|()| file.rewind()).context("writing a temporary file")?;
-            Ok((file, bytes.len() as u64))
+            Ok(Some((file, bytes.len() as u64)))
         }
-        Some(Rule::Drop | Rule::Rewrite(_)) | None => Ok((content, size)),
+        Some(Rule::Drop | Rule::Rewrite(_)) | None => Ok(None),
     }
 }
 
-/// Whether a change is in the commit. A removal is, although a rule is about the path: the
+/// Whether something new at a path is in the commit. That something was removed is, in any case: the
 /// composed tree may have shipped the file itself, and then dropping the change would bring it back.
-pub(super) fn keeps(policy: IdentityPolicy, change: &TreeChange) -> bool {
-    change.now == TreeEntry::Absent || !matches!(rule(policy, &change.path), Some(Rule::Drop))
+pub(super) fn keeps(policy: IdentityPolicy, path: &[u8]) -> bool {
+    !matches!(rule(policy, path), Some(Rule::Drop))
 }
 
 /// Links whose name follows from the content of what they lead to (openssl-rehash(1ssl)).
@@ -204,14 +201,9 @@ mod tests {
             ("var/lib/doc-base/info/files.yml", "---\n/x:\n  CT: 5\n", "---\n/x:\n  CT: 77\n"),
             ("etc/aliases.db", "no database", "no database"),
         ] {
-            let (mut now, size) = content(
-                IdentityPolicy::Remove,
-                path.as_bytes(),
-                file(bytes.as_bytes()),
-                bytes.len() as u64,
-                77,
-            )
-            .expect("a content");
+            let (mut before, size) = (file(bytes.as_bytes()), bytes.len() as u64);
+            let replaced = content(IdentityPolicy::Remove, path.as_bytes(), &mut before, size, 77);
+            let (mut now, size) = replaced.expect("a content").unwrap_or((before, size));
             let mut text = String::new();
             now.read_to_string(&mut text).expect("reading it");
             assert_eq!((text.as_str(), size), (expected, expected.len() as u64), "{path}");

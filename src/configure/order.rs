@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Context, Result,
-    artefacts::UnpackedPackage,
+    artefacts::{Begin, PackageState, UnpackedPackage},
     debian::{
         deb822::{self, Stanza},
         relation::{self, Operator},
@@ -20,6 +20,10 @@ use crate::{
 /// A step; packages are indices into the list that [`plan`] was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Register interests in triggers, and bring the database into the form that dpkg has now.
+    Register,
+    /// Run debootstrap's second stage.
+    SecondStage,
     /// Run these preinst scripts with `install`, in this order.
     Preinst(Vec<usize>),
     /// `dpkg --configure` these.
@@ -30,13 +34,27 @@ pub(super) enum Step {
     ConfigureAll,
 }
 
-/// The steps for a set of unpacked packages.
-pub(super) fn plan(packages: &[UnpackedPackage]) -> Result<Vec<Step>> {
+/// The steps for a set of unpacked packages, some of which may be further.
+pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<Step>> {
+    if *begin == Begin::SecondStage {
+        // debconf is unpacked with all that it needs.
+        return Ok(vec![Step::Seed, Step::SecondStage, Step::ConfigureAll]);
+    }
     let graph = Graph::new(packages)?;
-    let has_preinst = |&p: &usize| packages[p].scripts.iter().any(|script| script == "preinst");
-    let mut steps = Vec::new();
-    let mut configured = graph.closure(&graph.essential);
-    let base = graph.in_order(&configured);
+    let has_preinst = |&p: &usize| {
+        let package = &packages[p];
+        package.state == PackageState::Unpacked && package.scripts.iter().any(|script| script == "preinst")
+    };
+    let is_installed = |p: usize| packages[p].state == PackageState::Installed;
+    let mut steps = match begin {
+        Begin::Register(_) => vec![Step::Register],
+        Begin::Composed | Begin::SecondStage => Vec::new(),
+    };
+    let essential = graph.closure(&graph.essential);
+    let mut base = graph.in_order(&essential);
+    base.retain(|&p| !is_installed(p));
+    let mut configured: BTreeSet<usize> =
+        (0..packages.len()).filter(|&p| is_installed(p)).chain(essential).collect();
     if !base.is_empty() {
         steps.push(Step::Preinst(base.iter().copied().filter(|p| has_preinst(p)).collect()));
         steps.push(Step::Configure(base));
@@ -250,6 +268,7 @@ mod tests {
             scripts: scripts.iter().map(|s| s.to_string()).collect(),
             diverts: false,
             newest: 0,
+            state: PackageState::Unpacked,
         }
     }
 
@@ -258,6 +277,8 @@ mod tests {
         steps
             .iter()
             .map(|step| match step {
+                Step::Register => "register".into(),
+                Step::SecondStage => "second stage".into(),
                 Step::Preinst(p) => format!("preinst {}", list(p)),
                 Step::Configure(p) => format!("configure {}", list(p)),
                 Step::Seed => "seed".into(),
@@ -278,7 +299,7 @@ mod tests {
             package("libx", "Depends: libc6\n", &[]),
             package("mawk", "Provides: awk\nDepends: libc6\n", &[]),
         ];
-        let steps = plan(&packages).expect("a plan");
+        let steps = plan(&packages, &Begin::Composed).expect("a plan");
         assert_eq!(
             named(&packages, &steps),
             [
@@ -288,6 +309,39 @@ mod tests {
                 "configure libx helper",
                 "preinst app awkward",
                 "configure -a",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_done_is_not_done_again() {
+        let mut packages = vec![
+            package("base-files", "Essential: yes\nPre-Depends: awk\n", &["preinst", "postinst"]),
+            package("mawk", "Provides: awk\nDepends: libc6\n", &["preinst"]),
+            package("libc6", "", &["preinst"]),
+            package("app", "Pre-Depends: helper\n", &["preinst"]),
+            package("helper", "Depends: libx\n", &["preinst"]),
+            package("libx", "", &["preinst"]),
+        ];
+        for (index, state) in [
+            (0, PackageState::Prepared),
+            (2, PackageState::Installed),
+            (4, PackageState::Prepared),
+            (5, PackageState::Installed),
+        ] {
+            packages[index].state = state;
+        }
+        let steps = plan(&packages, &Begin::Register(Vec::new())).expect("a plan");
+        assert_eq!(
+            named(&packages, &steps),
+            [
+                "register",
+                "preinst mawk",
+                "configure mawk base-files",
+                "seed",
+                "configure helper",
+                "preinst app",
+                "configure -a"
             ]
         );
     }
@@ -322,7 +376,7 @@ mod tests {
             package("x", "Pre-Depends: y\n", &["preinst"]),
             package("y", "Pre-Depends: x\n", &["preinst"]),
         ];
-        let steps = plan(&packages).expect("a plan, in spite of the circle");
+        let steps = plan(&packages, &Begin::Composed).expect("a plan, in spite of the circle");
         assert_eq!(
             named(&packages, &steps),
             [

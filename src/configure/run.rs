@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Context, Error, Result,
-    artefacts::{IdentityPolicy, UnpackedPackage},
+    artefacts::{Begin, IdentityPolicy, UnpackedPackage},
     report::{Event, Reporter, Stage},
 };
 
@@ -194,7 +194,7 @@ impl<'a> Scripts<'a> {
     /// All steps that are left.
     pub(super) fn run(&mut self) -> Result<()> {
         let packages = self.inputs.composed.packages.as_slice();
-        let result = order::plan(packages).and_then(|steps| {
+        let result = order::plan(packages, self.inputs.begin).and_then(|steps| {
             for step in steps.iter().skip(self.done) {
                 self.log_length = self.inputs.acceleration.map_or(0, Acceleration::log_length);
                 self.step(step)?;
@@ -243,6 +243,8 @@ impl<'a> Scripts<'a> {
     fn step(&mut self, step: &Step) -> Result<()> {
         let packages = self.inputs.composed.packages.as_slice();
         match step {
+            Step::Register => self.register(),
+            Step::SecondStage => self.second_stage(),
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
                 let names: Vec<&str> =
@@ -252,6 +254,44 @@ impl<'a> Scripts<'a> {
             Step::Seed => self.seed(),
             Step::ConfigureAll => self.dpkg(&["-a"]).and_then(|()| self.check_all_installed()),
         }
+    }
+
+    /// Registers interests in triggers, and lets dpkg rename the files of its database that have no
+    /// architecture in their names yet, as it does before it writes there (`pkg_infodb_upgrade`).
+    fn register(&mut self) -> Result<()> {
+        if let Begin::Register(triggers) = self.inputs.begin
+            && !triggers.is_empty()
+        {
+            const WRITE: &str = r#"mkdir -p /var/lib/dpkg/triggers; while [ $# -gt 0 ]; do
+                printf %s "$2" >"/var/lib/dpkg/triggers/$1"; shift 2; done"#;
+            let mut words = vec!["/bin/sh", "-ec", WRITE, "sh"];
+            words.extend(triggers.iter().flat_map(|(file, text)| [file.as_str(), text.as_str()]));
+            let heading = "interests in triggers";
+            let (status, _) = self.command(heading, Command::new(words), None)?;
+            if !status.success() {
+                return Err(self.failure("dpkg", heading, &how(status.outcome)));
+            }
+        }
+        let heading = "dpkg --set-selections </dev/null";
+        let (status, _) = self.command(heading, Command::new(["dpkg", "--set-selections"]), None)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.failure("dpkg", heading, &how(status.outcome))),
+        }
+    }
+
+    /// The second stage that debootstrap(8) left, which says little and writes the rest to a log.
+    fn second_stage(&mut self) -> Result<()> {
+        let heading = "/debootstrap/debootstrap --second-stage";
+        // Then it does not try whether it can make devices (its functions, `check_sane_mount`).
+        let command = Command::new(["/debootstrap/debootstrap", "--second-stage"]).env("container", "lxc");
+        let (status, _) = self.command(heading, command, None)?;
+        if status.success() {
+            return Ok(());
+        }
+        let log = "tail -n 30 /debootstrap/debootstrap.log";
+        self.command(log, Command::new(["/bin/sh", "-c", log]), None)?;
+        Err(self.failure("debootstrap", heading, &how(status.outcome)))
     }
 
     /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),

@@ -7,4 +7,5 @@ pub mod deb;
 pub mod deb822;
 pub mod relation;
 pub mod release;
+pub mod triggers;
 pub mod version;

@@ -1,11 +1,18 @@
-//! The export stage: an image's tree for the outside world, as a tar file or as a folder.
+//! The export stage: an image's tree for the outside world, as a tar file or as a folder; and a folder's
+//! tree as a tar file.
 
 mod folder;
+mod folder_tar;
 mod tar;
+mod tar_writer;
 
 use std::collections::HashMap;
 
-pub use self::{folder::folder, tar::tar};
+pub use self::{
+    folder::folder,
+    folder_tar::{Override, folder_tar},
+    tar::tar,
+};
 use crate::{
     digest::Sha256,
     error::Result,
@@ -46,19 +53,24 @@ impl HardLinks {
 /// image has no such file.
 fn names(store: &Store, root: &mut Folder, path: &str) -> Result<HashMap<u32, String>> {
     use std::io::Read;
-    let mut names = HashMap::new();
-    let Some(Node::Object { checksum, .. }) = root.find(store, path)? else { return Ok(names) };
-    let (_, Content::File(mut file)) = store.object(*checksum)? else { return Ok(names) };
+    let Some(Node::Object { checksum, .. }) = root.find(store, path)? else { return Ok(HashMap::new()) };
+    let (_, Content::File(mut file)) = store.object(*checksum)? else { return Ok(HashMap::new()) };
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    for line in String::from_utf8_lossy(&text).lines() {
+    Ok(names_in(&text))
+}
+
+/// The names in a passwd or group file, by number.
+fn names_in(text: &[u8]) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    for line in String::from_utf8_lossy(text).lines() {
         let mut fields = line.split(':');
         if let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) {
             // As getpwuid(3): the first line of a number is the one that counts.
             names.entry(id).or_insert_with(|| name.to_owned());
         }
     }
-    Ok(names)
+    names
 }
 
 #[cfg(test)]

@@ -24,7 +24,16 @@ use crate::{
 /// Downloads the packages of an image's twins. Its own packages are in the repository, and its tools
 /// are locked.
 pub(super) fn fetch(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
-    match fetch_wanted(session, image, lockfile) {
+    fetch_for(session, image, || ingested(session, &lockfile.packages))
+}
+
+/// The same for packages that need not be in the repository.
+pub(super) fn fetch_for(
+    session: &Session<'_>,
+    image: &Image,
+    members: impl FnOnce() -> Result<Vec<Member>>,
+) -> Result<()> {
+    match fetch_wanted(session, image, members) {
         Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
             let message = format!("native programs could not be got from the archive: {error}");
             session.reporter.warn(&image.request.image, message);
@@ -34,13 +43,16 @@ pub(super) fn fetch(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -
     }
 }
 
-fn fetch_wanted(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
+fn fetch_wanted(
+    session: &Session<'_>,
+    image: &Image,
+    members: impl FnOnce() -> Result<Vec<Member>>,
+) -> Result<()> {
     let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(()) };
     let Some(machines) = Machines::of(foreign.target.name, foreign.host.name) else { return Ok(()) };
     let Some(tools) = foreign.tools(image)? else { return Ok(()) };
     let store = Store::open(&session.repo)?;
-    let members = members(lockfile.packages.iter(), &Ingester::new(&session.repo)?)?;
-    let wanted = twins::wanted(&Inventories::new(&store), &members, &machines, &policy(image))?;
+    let wanted = twins::wanted(&Inventories::new(&store), &members()?, &machines, &policy(image))?;
     let packages = tools
         .packages
         .into_iter()
@@ -60,9 +72,10 @@ pub(super) fn prepare(
     composed: &Composed,
     emulator: Option<&Emulator>,
     wish: AccelerationWish,
+    members: impl FnOnce() -> Result<Vec<Member>>,
 ) -> Result<Option<Acceleration>> {
     let Some(emulator) = emulator.filter(|_| wish != AccelerationWish::Off) else { return Ok(None) };
-    let made = make(session, image, composed).and_then(|twins| mount(session, twins, emulator));
+    let made = make(session, image, composed, members).and_then(|twins| mount(session, twins, emulator));
     tolerate(session, &image.request.image, made, wish)
 }
 
@@ -115,7 +128,12 @@ fn tolerate(
     }
 }
 
-fn make(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Twins> {
+fn make(
+    session: &Session<'_>,
+    image: &Image,
+    composed: &Composed,
+    members: impl FnOnce() -> Result<Vec<Member>>,
+) -> Result<Twins> {
     let foreign = Foreign::new(session, &composed.architecture)?;
     let foreign = foreign.ok_or_else(|| Error::bug("an emulator for what runs natively"))?;
     let machines = Machines::of(foreign.target.name, foreign.host.name).ok_or_else(|| {
@@ -131,9 +149,8 @@ fn make(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Twi
     }
     let tools = foreign.tools(image)?;
     let tools = tools.ok_or_else(|| Error::input("there is no lock of tools"))?;
-    let locked = locked(image, composed)?;
+    let members = members()?;
     let ingester = Ingester::new(&session.repo)?;
-    let members = members(locked.iter(), &ingester)?;
     let mut natives = Vec::new();
     for package in tools.packages.iter().filter(|package| package.architecture == foreign.host.name) {
         if let Some(ingested) = ingester.lookup(package)? {
@@ -145,6 +162,11 @@ fn make(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Twi
     }
     let store = Store::open(&session.repo)?;
     twins::prepare(&store, &Inventories::new(&store), (&members, &natives), &machines, &policy(image))
+}
+
+/// The packages of a composed image.
+pub(super) fn composed(session: &Session<'_>, image: &Image, composed: &Composed) -> Result<Vec<Member>> {
+    ingested(session, &locked(image, composed)?)
 }
 
 /// The lock's entries of what was composed: the lock may have changed since.
@@ -164,11 +186,11 @@ fn locked(image: &Image, composed: &Composed) -> Result<Vec<LockedPackage>> {
     }
 }
 
-fn members<'a>(
-    packages: impl Iterator<Item = &'a LockedPackage>,
-    ingester: &Ingester,
-) -> Result<Vec<Member>> {
+/// Packages of the repository.
+pub(super) fn ingested(session: &Session<'_>, packages: &[LockedPackage]) -> Result<Vec<Member>> {
+    let ingester = Ingester::new(&session.repo)?;
     packages
+        .iter()
         .map(|package| {
             let ingested = ingester.lookup(package)?;
             let ingested = ingested.ok_or_else(|| {

@@ -5,6 +5,7 @@
 //! | `locks` | `lock`, `lock --why` |
 //! | `pool` | `fetch`: debs into the repository |
 //! | `stage_two` | `configure`, `run` |
+//! | `rootfs` | `configure --rootfs` |
 //! | `build` | `build` |
 //! | `verify` | `verify` |
 //! | `multistrap` | `multistrap` |
@@ -21,6 +22,7 @@ mod listings;
 mod locks;
 pub mod multistrap;
 mod pool;
+mod rootfs;
 mod stage_two;
 mod tools;
 mod verify;
@@ -101,6 +103,7 @@ pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
 pub use pool::fetch;
+pub use rootfs::{Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
 

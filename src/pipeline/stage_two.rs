@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Session, StageTwo, acceleration, listings, not_built, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Committed, Composed, Configured, Image, Metadata, Preseed},
+    artefacts::{Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, Preseed},
     commit::Adopter,
     compose,
     configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
@@ -63,13 +63,15 @@ pub(super) fn run_stage_two(
     let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
     let base = base(session, name, composed.commit)?;
     let wish = requirements.acceleration();
-    let acceleration = acceleration::prepare(session, image, composed, emulator.as_ref(), wish)?;
+    let members = || acceleration::composed(session, image, composed);
+    let acceleration = acceleration::prepare(session, image, composed, emulator.as_ref(), wish, members)?;
     let total = composed.packages.len() as u64;
     // The store's transaction begins with the first change: scripts may take minutes.
     let mut adopting = Adopting { repo: &session.repo, adopter: None };
     let configured = session.stage(name, Stage::Configure, Some(total), "packages", || {
         let inputs = configure::Inputs {
             composed,
+            begin: &Begin::Composed,
             base: &base,
             emulator: emulator.as_ref(),
             acceleration: acceleration.as_ref(),
@@ -78,11 +80,12 @@ pub(super) fn run_stage_two(
             requirements: &requirements,
             logs: session.logs(),
             kept: session.kept(name),
+            look: format!("treestrap run --failed {name}    opens the sandbox as the failure left it"),
             trial,
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
-        let summary = summary(&configured);
+        let summary = summary(&configured.packages, configured.accelerated.as_ref());
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
@@ -120,7 +123,12 @@ fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value 
 }
 
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
-    match &image.preseed {
+    preseed_text(image.preseed.as_ref())
+}
+
+/// The text of debconf's answers.
+pub(super) fn preseed_text(preseed: Option<&Preseed>) -> Result<Option<Vec<u8>>> {
+    match preseed {
         None => Ok(None),
         Some(Preseed::Lines(lines)) => Ok(Some((lines.join("\n") + "\n").into_bytes())),
         Some(Preseed::File(path)) => {
@@ -130,15 +138,15 @@ fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
 }
 
 /// One line: how many packages, and the slowest of them.
-fn summary(configured: &Configured) -> String {
-    let mut slowest: Vec<&(String, f64)> = configured.packages.iter().collect();
+pub(super) fn summary(packages: &[(String, f64)], accelerated: Option<&Accelerated>) -> String {
+    let mut slowest: Vec<&(String, f64)> = packages.iter().collect();
     slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
     let slowest: Vec<String> =
         slowest.iter().take(3).map(|(package, seconds)| format!("{package} {seconds:.1} s")).collect();
-    let ran = configured.accelerated.as_ref().map_or(String::new(), |ran| {
+    let ran = accelerated.map_or(String::new(), |ran| {
         format!("{} programs run natively and {} in qemu; ", ran.native, ran.emulated)
     });
-    format!("{} packages; {ran}slowest: {}", configured.packages.len(), slowest.join(", "))
+    format!("{} packages; {ran}slowest: {}", packages.len(), slowest.join(", "))
 }
 
 /// Lists a commit for a sandbox, after what killed runs left is removed.

@@ -10,10 +10,9 @@ use std::{
 
 use qemu::twins::{Inventory, libraries::merge_usr};
 
-use super::Member;
+use super::{Contents, Member};
 use crate::{
     Context, Error, Result,
-    artefacts::IngestedPackage,
     digest::Sha256,
     store::{Folder, Node, PRIVATE_FOLDER, Store},
 };
@@ -33,21 +32,24 @@ impl<'a> Inventories<'a> {
         Inventories { store, folder: store.path().join(PRIVATE_FOLDER).join(FOLDER) }
     }
 
-    /// Of packages that are not for all architectures: those have no programs that could have a twin,
-    /// nor libraries.
+    /// Of packages that can have programs.
     pub(super) fn of_all(&self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
-        let with_programs = members.iter().filter(|member| member.ingested.architecture != "all");
-        with_programs.map(|member| Ok((member.ingested.deb, self.of(&member.ingested)?))).collect()
+        let with_programs = members.iter().filter(|member| member.has_programs());
+        with_programs.map(|member| Ok((member.digest, self.of(member)?))).collect()
     }
 
-    fn of(&self, package: &IngestedPackage) -> Result<Inventory> {
-        let path = self.folder.join(package.deb.to_string());
+    fn of(&self, member: &Member) -> Result<Inventory> {
+        let commit = match &member.contents {
+            Contents::Known(inventory) => return Ok(inventory.clone()),
+            Contents::Commit(commit) => *commit,
+        };
+        let path = self.folder.join(member.digest.to_string());
         if let Ok(text) = fs::read(&path)
             && let Ok(inventory) = serde_json::from_slice(&text)
         {
             return Ok(inventory);
         }
-        let inventory = self.make(package).with_context(|| package.name.clone())?;
+        let inventory = self.make(commit).with_context(|| member.name.clone())?;
         self.keep(&path, &inventory)?;
         Ok(inventory)
     }
@@ -63,14 +65,14 @@ impl<'a> Inventories<'a> {
         Ok(())
     }
 
-    fn make(&self, package: &IngestedPackage) -> Result<Inventory> {
-        let record = self.store.package_record(package.commit)?;
-        let record = record.ok_or_else(|| Error::bug(format!("{} has no record", package.name)))?;
+    fn make(&self, commit: Sha256) -> Result<Inventory> {
+        let record = self.store.package_record(commit)?;
+        let record = record.ok_or_else(|| Error::bug("it has no record"))?;
         let mut inventory = Inventory::default();
         for (path, target) in &record.symlinks {
             inventory.add_link(&merge_usr(path), target);
         }
-        for (path, checksum) in files(self.store, package.commit)? {
+        for (path, checksum) in files(self.store, commit)? {
             if !inventory.entries.contains_key(&path) {
                 let object = self.store.object_path(checksum);
                 let executable = self.store.object_metadata(checksum)?.mode & 0o111 != 0;

@@ -36,19 +36,55 @@ const PLAN_KEY: &str = "treestrap.twins";
 /// change what they make of the same packages.
 const RULES: u32 = 3;
 
-/// A package as the lock has it and as it is in the repository.
+/// A package and its programs.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// The package in the repository.
-    pub ingested: IngestedPackage,
+    name: String,
+    architecture: String,
     /// The version of its source package, by which twins are matched.
-    pub source_version: String,
+    source_version: String,
+    /// What its programs follow from: the digest of the deb, or of what was found of it.
+    digest: Sha256,
+    contents: Contents,
+}
+
+/// Where a package's programs are.
+#[derive(Clone, Debug)]
+enum Contents {
+    /// In the commit of an ingested package.
+    Commit(Sha256),
+    /// In a folder, where this was found of them.
+    Known(Inventory),
 }
 
 impl Member {
-    /// Joins the two.
+    /// A package of a lock, as it is in the repository.
     pub fn new(locked: &LockedPackage, ingested: IngestedPackage) -> Self {
-        Member { ingested, source_version: locked.source_version().to_owned() }
+        Member {
+            name: ingested.name,
+            architecture: ingested.architecture,
+            source_version: locked.source_version().to_owned(),
+            digest: ingested.deb,
+            contents: Contents::Commit(ingested.commit),
+        }
+    }
+
+    /// A package that is unpacked in a folder, with this in it.
+    pub fn unpacked(locked: &LockedPackage, inventory: Inventory) -> Result<Self> {
+        let digest = Sha256::of(&serde_json::to_vec(&inventory).map_err(Error::bug)?);
+        Ok(Member {
+            name: locked.name.clone(),
+            architecture: locked.architecture.clone(),
+            source_version: locked.source_version().to_owned(),
+            digest,
+            contents: Contents::Known(inventory),
+        })
+    }
+
+    /// Whether it can have programs and libraries: what is for all architectures has none that could
+    /// have a twin.
+    fn has_programs(&self) -> bool {
+        self.architecture != "all"
     }
 }
 
@@ -155,11 +191,8 @@ fn stored(store: &Store, reference: &str) -> Result<Option<Twins>> {
 /// differ in data alone share their twins.
 fn key(image: &[Member], native: &[Member], policy: &Policy) -> Result<Sha256> {
     let debs = |members: &[Member]| -> Vec<Sha256> {
-        let mut debs: Vec<Sha256> = members
-            .iter()
-            .filter(|member| member.ingested.architecture != "all")
-            .map(|member| member.ingested.deb)
-            .collect();
+        let mut debs: Vec<Sha256> =
+            members.iter().filter(|member| member.has_programs()).map(|member| member.digest).collect();
         debs.sort();
         debs
     };
@@ -169,8 +202,8 @@ fn key(image: &[Member], native: &[Member], policy: &Policy) -> Result<Sha256> {
 
 fn packages<'a>(members: &'a [Member], contents: &'a BTreeMap<Sha256, Inventory>) -> Vec<Package<'a>> {
     let package = |member: &'a Member| {
-        let inventory = contents.get(&member.ingested.deb)?;
-        Some(Package { name: &member.ingested.name, source_version: &member.source_version, inventory })
+        let inventory = contents.get(&member.digest)?;
+        Some(Package { name: &member.name, source_version: &member.source_version, inventory })
     };
     members.iter().filter_map(package).collect()
 }

@@ -70,9 +70,9 @@ impl Place {
         ];
         let commit = transaction.write_commit(&root, name, &mut values).expect("a commit");
         transaction.commit().expect("committing");
-        let (name, version, architecture) = (name.to_owned(), "1".to_owned(), architecture.to_owned());
-        let ingested = IngestedPackage { name, version, architecture, deb, commit };
-        Member { ingested, source_version: "1".to_owned() }
+        let (name, architecture) = (name.to_owned(), architecture.to_owned());
+        let contents = Contents::Commit(commit);
+        Member { name, architecture, source_version: "1".to_owned(), digest: deb, contents }
     }
 
     /// A file of a commit's tree.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 
 use qemu::twins::{Plan, rewrite};
 
-use super::{Machines, Member, inventory::files};
+use super::{Contents, Machines, Member, inventory::files};
 use crate::{
     Context, Error, Result,
     artefacts::Metadata,
@@ -32,7 +32,10 @@ impl<'a> Natives<'a> {
     pub(super) fn new(store: &'a Store, members: &[Member]) -> Result<Self> {
         let mut packages = BTreeMap::new();
         for member in members {
-            packages.insert(member.ingested.name.clone(), files(store, member.ingested.commit)?);
+            let Contents::Commit(commit) = member.contents else {
+                return Err(Error::bug(format!("{} is not in the repository", member.name)));
+            };
+            packages.insert(member.name.clone(), files(store, commit)?);
         }
         Ok(Natives { store, packages })
     }

@@ -22,6 +22,7 @@ const STAGES: &[(&str, &[&str])] = &[
     ("fetch", &["pipeline"]),
     ("ingest", &["pipeline"]),
     ("compose", &["pipeline"]),
+    ("rootfs", &["pipeline"]),
     ("twins", &["pipeline"]),
     ("configure", &["pipeline"]),
     ("commit", &["pipeline"]),
@@ -46,13 +47,31 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
         &["sandbox"],
         // main, because the program is also the sandbox's helper, and must become that first of all.
         // error.rs, because what a sandbox reports becomes the pipeline's error in one place.
-        &["src/configure/", "src/pipeline/", "src/doctor/", "src/main.rs", "src/error.rs", "sandbox/"],
+        // Folders of the host are read in a user namespace, by rootfs to finish them and by export.
+        &[
+            "src/configure/",
+            "src/pipeline/",
+            "src/doctor/",
+            "src/rootfs/",
+            "src/export/folder_tar.rs",
+            "src/main.rs",
+            "src/error.rs",
+            "sandbox/",
+        ],
         "configure translates Debian's rules into a sandbox plan",
     ),
     (
         &["qemu"],
         // The sandbox's tests run foreign programs; the crate itself knows no emulator.
-        &["src/configure/", "src/pipeline/", "src/doctor/", "src/twins/", "qemu/", "sandbox/tests/"],
+        &[
+            "src/configure/",
+            "src/pipeline/",
+            "src/doctor/",
+            "src/rootfs/",
+            "src/twins/",
+            "qemu/",
+            "sandbox/tests/",
+        ],
         "configure brings emulation and sandbox together",
     ),
     (

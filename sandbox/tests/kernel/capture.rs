@@ -28,7 +28,7 @@ fn metadata(entry: &Entry) -> &Metadata {
         Entry::Folder { metadata, .. }
         | Entry::File { metadata, .. }
         | Entry::Symlink { metadata, .. }
-        | Entry::Special { metadata } => metadata,
+        | Entry::Special { metadata, .. } => metadata,
         Entry::Removed => panic!("removed"),
     }
 }
@@ -86,7 +86,7 @@ fn each_kind() {
     assert_eq!(content("etc/old"), Some(&b"old\nmore\n"[..]));
     let Entry::Symlink { metadata: link, target } = now(&all, "etc/link") else { panic!("no link") };
     assert_eq!((link.uid, target.as_slice()), (33, &b"../no where"[..]));
-    assert!(matches!(now(&all, "etc/pipe"), Entry::Special { metadata } if metadata.mode == 0o010600));
+    assert!(matches!(now(&all, "etc/pipe"), Entry::Special { metadata, .. } if metadata.mode == 0o010600));
     assert!(
         matches!(now(&all, "var/sticky"), Entry::Folder { metadata, opaque: _ } if metadata.mode == 0o041777)
     );

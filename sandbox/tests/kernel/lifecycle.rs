@@ -39,6 +39,9 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
     if role == "sorted" {
         return crate::folders::say_what_is_enforced(arguments);
     }
+    if role == "read-folder" {
+        return crate::on_disk::play(role, arguments);
+    }
     let [base, work, rest @ ..] = arguments else { return ExitCode::FAILURE };
     let plan = crate::support::plan(Path::new(base), Path::new(work));
     let layers = sandbox::LayerFolder::make(Path::new(work)).expect("a folder for layers");

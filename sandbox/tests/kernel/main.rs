@@ -17,6 +17,7 @@ mod escape;
 mod folders;
 mod foreign;
 mod lifecycle;
+mod on_disk;
 mod single;
 mod support;
 mod synced;
@@ -42,6 +43,6 @@ fn main() -> ExitCode {
             escape::TESTS,
             lifecycle::TESTS,
         ],
-        &[doctor::TESTS, views::TESTS, foreign::TESTS],
+        &[doctor::TESTS, views::TESTS, foreign::TESTS, on_disk::TESTS],
     )
 }

@@ -67,7 +67,7 @@ pub(crate) fn comparable(change: Change) -> Change {
             Entry::File { metadata: without_time(metadata), size, hard_link }
         }
         Entry::Symlink { metadata, target } => Entry::Symlink { metadata: without_time(metadata), target },
-        Entry::Special { metadata } => Entry::Special { metadata: without_time(metadata) },
+        Entry::Special { metadata, device } => Entry::Special { metadata: without_time(metadata), device },
     };
     Change { path: change.path, now }
 }

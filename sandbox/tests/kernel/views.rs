@@ -229,7 +229,7 @@ open(`plain/inside`, `w`)'"
                         format!("file {:o} {}:{} {:?} {size} {hard_link:?}", m.mode, m.uid, m.gid, m.xattrs)
                     }
                     Entry::Symlink { metadata: m, target } => format!("link {}:{} {target:?}", m.uid, m.gid),
-                    Entry::Special { metadata: m } => format!("special {:o}", m.mode),
+                    Entry::Special { metadata: m, .. } => format!("special {:o}", m.mode),
                 };
                 format!("{path}: {what} {content:?}")
             })

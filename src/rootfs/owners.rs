@@ -1,0 +1,176 @@
+//! Owners that the folder itself does not have: in a tar of the same tree, in a file that fakeroot(1)
+//! saved, or in the attribute that OSTree leaves on files of a user's checkout. The folder gets them when it
+//! is finished.
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs::File,
+    io::{BufReader, Read, Seek},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::Path,
+};
+
+use super::tree::{Node, NodeKind, Tree};
+use crate::{Context, Error, Result};
+
+/// An owner with permission bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Given {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    device: Option<(u32, u32)>,
+}
+
+/// The attribute of a file of a bare-user repository: owner, group, mode (big-endian), and
+/// extended attributes (`OSTREE_FILEMETA`, `(uuua(ayay))`).
+const OSTREE: &[u8] = b"user.ostreemeta";
+
+/// Takes owners and modes from what OSTree left, and from a file, if one is named.
+pub(super) fn apply(tree: &mut Tree, folder: &Path, file: Option<&Path>) -> Result<()> {
+    apply_ostree(tree);
+    let Some(file) = file else { return Ok(()) };
+    let reading = || format!("reading the owners in {}", file.display());
+    let mut opened = File::open(file).with_context(reading)?;
+    let mut start = Vec::new();
+    opened.by_ref().take(512).read_to_end(&mut start).with_context(reading)?;
+    opened.rewind().with_context(reading)?;
+    let given = match start.starts_with(b"dev=") || start.is_empty() {
+        true => fakeroot(tree, folder, opened).with_context(reading)?,
+        false => archive(opened).with_context(reading)?,
+    };
+    let mut count = 0;
+    for (path, node) in &mut tree.0 {
+        let Some(given) = given.get(path) else { continue };
+        count += 1;
+        if given.device.is_some() {
+            // fakeroot's mknod made an empty file. The sandbox has a /dev of its own.
+            node.kind = NodeKind::Special;
+            node.device = given.device;
+            node.metadata.mode = given.mode;
+        }
+        give(node, *given);
+    }
+    if count == 0 {
+        let message = format!("{} says nothing of any file of {}", file.display(), folder.display());
+        return Err(Error::input(message).hint(
+            "a tar has paths like ./etc/passwd; what fakeroot saved has inode numbers, which are lost when \
+             the folder is copied",
+        ));
+    }
+    Ok(())
+}
+
+/// Gives a node its owner and permissions.
+fn give(node: &mut Node, given: Given) {
+    let before = node.metadata.clone();
+    let metadata = &mut node.metadata;
+    (metadata.uid, metadata.gid) = (given.uid, given.gid);
+    if !matches!(node.kind, NodeKind::Symlink(_)) {
+        metadata.mode = metadata.mode & 0o170_000 | given.mode & 0o7777;
+    }
+    node.is_given |= before != *metadata;
+}
+
+fn apply_ostree(tree: &mut Tree) {
+    for node in tree.0.values_mut() {
+        let xattrs = &mut node.metadata.xattrs;
+        let Some(at) = xattrs.iter().position(|(name, _)| name == OSTREE) else { continue };
+        let (_, value) = xattrs.remove(at);
+        let number = |at: usize| value.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+        if let (Some(uid), Some(gid), Some(mode)) = (number(0), number(4), number(8)) {
+            give(node, Given { uid, gid, mode, device: None });
+        }
+    }
+}
+
+/// The owners of a tar's entries, compressed as it may be.
+fn archive(file: File) -> Result<HashMap<Vec<u8>, Given>> {
+    let mut archive = tar::Archive::new(decompressed(file)?);
+    let mut given = HashMap::new();
+    for entry in archive.entries().context("the tar")? {
+        let entry = entry.context("the tar")?;
+        let header = entry.header();
+        if header.entry_type().is_hard_link() {
+            continue; // what it leads to says it
+        }
+        let number = |number: std::io::Result<u64>| -> Result<u32> {
+            u32::try_from(number.context("the tar")?).map_err(|_| Error::input("the tar: an id above 2^32"))
+        };
+        let kind = match header.entry_type() {
+            tar::EntryType::Char => 0o020_000,
+            tar::EntryType::Block => 0o060_000,
+            _ => 0,
+        };
+        let device = header.device_major().ok().flatten().zip(header.device_minor().ok().flatten());
+        let owner = Given {
+            uid: number(header.uid())?,
+            gid: number(header.gid())?,
+            mode: header.mode().context("the tar")? & 0o7777 | kind,
+            device: device.filter(|_| kind != 0),
+        };
+        let path = entry.path_bytes();
+        let names: Vec<&[u8]> =
+            path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+        given.insert(names.join(&b'/'), owner);
+    }
+    Ok(given)
+}
+
+/// The tar in a file, by the first bytes of its compression.
+fn decompressed(mut file: File) -> Result<Box<dyn Read>> {
+    let mut magic = Vec::new();
+    file.by_ref().take(6).read_to_end(&mut magic).context("the tar")?;
+    file.rewind().context("the tar")?;
+    let reader = BufReader::with_capacity(1 << 17, file);
+    Ok(match magic.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(reader)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(reader).context("the tar")?),
+        _ => Box::new(reader),
+    })
+}
+
+/// A device's numbers, major and minor (`gnu_dev_major` and `gnu_dev_minor` in glibc's sys/sysmacros.h).
+fn device_numbers(number: u64) -> (u32, u32) {
+    let part = |shift: u32, mask: u64| u32::try_from(number >> shift & mask).unwrap_or(0);
+    (part(8, 0xfff) | part(32, 0xffff_f000), part(0, 0xff) | part(12, 0xffff_ff00))
+}
+
+/// What `fakeroot -s FILE` wrote: a line a file, by device and inode (faked(1)).
+fn fakeroot(tree: &Tree, folder: &Path, mut file: File) -> Result<HashMap<Vec<u8>, Given>> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).context("the file")?;
+    let mut saved: HashMap<(u64, u64), Given> = HashMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let values: HashMap<&str, &str> = line.split(',').filter_map(|word| word.split_once('=')).collect();
+        let get = |name: &str, radix| {
+            let value = values.get(name).and_then(|value| u64::from_str_radix(value, radix).ok());
+            value.ok_or_else(|| Error::input(format!("line {number} has no {name}= of fakeroot's")))
+        };
+        let small = |name: &str, radix| {
+            get(name, radix).and_then(|value| {
+                u32::try_from(value).map_err(|_| Error::input(format!("line {number}: {name} is too large")))
+            })
+        };
+        let mode = small("mode", 8)?;
+        let is_device = matches!(mode & 0o170_000, 0o020_000 | 0o060_000);
+        let device = match is_device {
+            true => get("rdev", 10).map(|number| Some(device_numbers(number)))?,
+            false => None,
+        };
+        let given = Given { uid: small("uid", 10)?, gid: small("gid", 10)?, mode, device };
+        saved.insert((get("dev", 16)?, get("ino", 10)?), given);
+    }
+    let mut given = HashMap::new();
+    for path in tree.0.keys() {
+        let place = folder.join(OsStr::from_bytes(path));
+        let status = std::fs::symlink_metadata(&place);
+        let status = status.with_context(|| format!("looking at {}", place.display()))?;
+        if let Some(&owner) = saved.get(&(status.dev(), status.ino())) {
+            given.insert(path.clone(), owner);
+        }
+    }
+    Ok(given)
+}
