@@ -125,5 +125,6 @@ fn target(folder: &Path, arguments: &RootfsArguments) -> Target {
         },
         in_place_now: arguments.in_place_now,
         output_tar: arguments.output_tar.clone(),
+        known: pipeline::Known::default(),
     }
 }

@@ -48,15 +48,8 @@ impl<'a> Program<'a> {
 
     /// Where things are, for the pipeline. `keep_debs` is `--keep-debs`.
     pub(super) fn session(&self, keep_debs: Option<&Path>) -> Result<Session<'a>> {
-        self.session_in(&self.repo()?, keep_debs)
-    }
-
-    /// The same with a repository that is somewhere else.
-    pub(super) fn session_in(&self, repo: &Path, keep_debs: Option<&Path>) -> Result<Session<'a>> {
-        let repo = std::path::absolute(repo)
-            .with_context(|| format!("cannot find the folder of {}", repo.display()))?;
         Ok(Session {
-            repo,
+            repo: self.repo()?,
             cache: folders::cache()?,
             state: folders::state()?,
             offline: self.global.offline,

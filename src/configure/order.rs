@@ -24,6 +24,8 @@ pub(super) enum Step {
     Register,
     /// Run debootstrap's second stage.
     SecondStage,
+    /// Let dpkg unpack these debs of the tree.
+    Install(Vec<String>),
     /// Run these preinst scripts with `install`, in this order.
     Preinst(Vec<usize>),
     /// `dpkg --configure` these.
@@ -40,6 +42,10 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
         // debconf is unpacked with all that it needs.
         return Ok(vec![Step::Seed, Step::SecondStage, Step::ConfigureAll]);
     }
+    if let Begin::Install(debs) = begin {
+        // dpkg does the rest: their scripts, in the order in which they are given.
+        return Ok(vec![Step::Seed, Step::Install(debs.clone()), Step::ConfigureAll]);
+    }
     let graph = Graph::new(packages)?;
     let has_preinst = |&p: &usize| {
         let package = &packages[p];
@@ -48,7 +54,7 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
     let is_installed = |p: usize| packages[p].state == PackageState::Installed;
     let mut steps = match begin {
         Begin::Register(_) => vec![Step::Register],
-        Begin::Composed | Begin::SecondStage => Vec::new(),
+        Begin::Composed | Begin::SecondStage | Begin::Install(_) => Vec::new(),
     };
     let essential = graph.closure(&graph.essential);
     let mut base = graph.in_order(&essential);
@@ -279,6 +285,7 @@ mod tests {
             .map(|step| match step {
                 Step::Register => "register".into(),
                 Step::SecondStage => "second stage".into(),
+                Step::Install(debs) => format!("install {}", debs.join(" ")),
                 Step::Preinst(p) => format!("preinst {}", list(p)),
                 Step::Configure(p) => format!("configure {}", list(p)),
                 Step::Seed => "seed".into(),

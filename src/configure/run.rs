@@ -245,6 +245,7 @@ impl<'a> Scripts<'a> {
         match step {
             Step::Register => self.register(),
             Step::SecondStage => self.second_stage(),
+            Step::Install(debs) => self.install(debs),
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
                 let names: Vec<&str> =
@@ -292,6 +293,22 @@ impl<'a> Scripts<'a> {
         let log = "tail -n 30 /debootstrap/debootstrap.log";
         self.command(log, Command::new(["/bin/sh", "-c", log]), None)?;
         Err(self.failure("debootstrap", heading, &how(status.outcome)))
+    }
+
+    /// Lets dpkg unpack debs, with all that it does then: scripts, conflicts, diversions.
+    fn install(&mut self, debs: &[String]) -> Result<()> {
+        let mut words = vec!["dpkg"];
+        words.extend(DPKG_OPTIONS);
+        // They may pre-depend on each other; who asked for them together wants them all configured at
+        // the end, which is checked.
+        words.extend(["--force-depends", "--unpack"]);
+        words.extend(debs.iter().map(String::as_str));
+        let heading = format!("dpkg --unpack {}", debs.join(" "));
+        let (status, _) = self.command(&heading, Command::new(words), None)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.failure("dpkg", &heading, &how(status.outcome))),
+        }
     }
 
     /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),

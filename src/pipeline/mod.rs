@@ -103,7 +103,7 @@ pub use build::build;
 pub use comparison::diff;
 pub use locks::{lock, why};
 pub use pool::fetch;
-pub use rootfs::{Target, configure_rootfs};
+pub use rootfs::{Known, Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
 

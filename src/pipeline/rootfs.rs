@@ -16,7 +16,9 @@ use sandbox::Missing;
 use super::{Session, StageTwo, acceleration, replace_file, stage_two::preseed_text, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Begin, Composed, IdentityPolicy, Image, Lockfile, Preseed, Repository, Request},
+    artefacts::{
+        Begin, Composed, HeldFile, IdentityPolicy, Image, Lockfile, PackageState, Preseed, Repository, Request,
+    },
     configure::{self, Acceleration, AccelerationWish, Base, Emulator, Folder, InPlace, Requirements},
     digest::Sha256,
     export::{self, Override},
@@ -43,6 +45,22 @@ pub struct Target {
     pub in_place_now: bool,
     /// A tar of the finished folder, with real owners; `-` is standard output.
     pub output_tar: Option<PathBuf>,
+    /// What is known of the folder beside what is in it.
+    pub known: Known,
+}
+
+/// What who made a folder knows of it.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Where its packages come from; none: from this machine's own apt sources that serve its suites.
+    pub repositories: Vec<Repository>,
+    /// Files that get their places only when a preinst has run.
+    pub held: Vec<HeldFile>,
+    /// Whether no preinst is run.
+    pub omit_preinst: bool,
+    /// Debs in the folder, whole paths inside it, that are installed over what it has. All of that is
+    /// configured already.
+    pub install: Vec<String>,
 }
 
 /// Finishes a folder; gives how many packages were configured.
@@ -63,7 +81,15 @@ pub fn configure_rootfs(session: &Session<'_>, target: &Target, options: &StageT
         owners: target.owners.clone(),
         tier: requirements.tier(),
     };
-    let rootfs = rootfs::read(&folder, &read).with_context(|| folder.display().to_string())?;
+    let mut rootfs = rootfs::read(&folder, &read).with_context(|| folder.display().to_string())?;
+    if !target.known.install.is_empty() {
+        rootfs.begin = Begin::Install(target.known.install.clone());
+    }
+    for package in rootfs.packages.iter_mut().filter(|_| target.known.omit_preinst) {
+        if package.state == PackageState::Unpacked {
+            package.state = PackageState::Prepared;
+        }
+    }
     let count = match rootfs.is_finished() {
         true => {
             session.reporter.note(&name, "all of its packages are configured: nothing to do");
@@ -100,7 +126,7 @@ fn finish(
     preseed.extend(preseed_text(target.preseed.as_ref())?.unwrap_or_default());
     let (emulator, acceleration) = programs(session, &image, requirements, rootfs)?;
     let base = Base::new(&work.folder, &rootfs.listing, rootfs.folder.clone())?;
-    let composed = composed(name, rootfs);
+    let composed = Composed { held: target.known.held.clone(), ..composed(name, rootfs) };
     let total = composed.packages.len() as u64;
     let finished = session.stage(name, Stage::Configure, Some(total), "packages", || {
         let inputs = configure::Inputs {
@@ -195,9 +221,10 @@ fn members(session: &Session<'_>, image: &Image, rootfs: &Rootfs) -> Result<Vec<
 fn image(session: &Session<'_>, target: &Target, name: &str, rootfs: &Rootfs) -> Image {
     let ids: Vec<String> = rootfs.locked.iter().map(|package| package.id()).collect();
     let key = Sha256::of((rootfs.suites.join(" ") + "\n" + &ids.join("\n")).as_bytes()).to_string();
-    let repositories = match rootfs.suites.is_empty() {
-        true => Vec::new(),
-        false => vec![Repository {
+    let repositories = match (target.known.repositories.as_slice(), rootfs.suites.is_empty()) {
+        (known @ [_, ..], _) => known.to_vec(),
+        ([], true) => Vec::new(),
+        ([], false) => vec![Repository {
             name: "host".to_owned(),
             uris: Vec::new(),
             suites: rootfs.suites.clone(),

@@ -11,7 +11,7 @@ use std::{
 
 use clap::{ArgAction, Args};
 
-use super::{folders, outcome::Outcome, program::Program, stage_two::StageTwoArguments};
+use super::{outcome::Outcome, program::Program, stage_two::StageTwoArguments};
 use crate::{
     Error, Result,
     manifest::multistrap::{Configuration, Files, SHORTCUT_FOLDERS},
@@ -138,11 +138,7 @@ pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
         program.output.outcome(&Outcome::Simulated { text })?;
         return Ok(if complete { 0 } else { 1 });
     }
-    let repo = match &program.global.repo {
-        Some(repo) => repo.clone(),
-        None => folders::cache()?.join("repo"),
-    };
-    let session = program.session_in(&repo, None)?;
+    let session = program.session_without_manifest()?;
     let order = Order {
         configuration: &configuration,
         scripts: &scripts,

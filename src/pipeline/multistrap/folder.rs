@@ -95,17 +95,6 @@ impl Root {
         }
     }
 
-    /// Whether there is a link at a path.
-    pub(super) fn is_link(&self, path: &str) -> Result<bool> {
-        let (parent, name) = split(path);
-        let Ok(parent) = self.open(parent, OFlags::PATH | OFlags::DIRECTORY) else { return Ok(false) };
-        match fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => Ok(FileType::from_raw_mode(found.st_mode) == FileType::Symlink),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(self.failed("looking at", path, error)),
-        }
-    }
-
     /// The content of a file; none where there is none.
     pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK) {

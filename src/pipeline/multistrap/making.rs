@@ -20,12 +20,12 @@ use super::{
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
-    artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile},
+    artefacts::{HeldFile, IdentityPolicy, Image, LockedPackage, Lockfile},
     configure::Requirements,
     digest::Sha256,
     error::Kind,
     manifest::multistrap::Configuration,
-    pipeline::{Session, locks},
+    pipeline::{Known, Session, locks},
 };
 
 /// Makes the folder, or the tarball.
@@ -43,7 +43,7 @@ pub fn make(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
     let lockfile =
         choice::lockfile(session, configuration, &image.request, &image.lock, order.lock.is_some())?;
     let place = Place::claim(path)?;
-    let mut making = Making { session, order, image, root: place.root()?, lockfile, failures: Vec::new() };
+    let mut making = Making { session, order, image, root: place.root()?, lockfile, failures: Vec::new(), held: Vec::new() };
     making.all()?;
     let made =
         Made { image: making.image.request.image.clone(), path: path.to_owned(), failures: making.failures };
@@ -154,6 +154,13 @@ struct Making<'a> {
     root: Root,
     lockfile: Lockfile,
     failures: Vec<String>,
+    /// Files that wait for a preinst.
+    held: Vec<HeldFile>,
+}
+
+/// A package's deb in the folder, as it is inside.
+fn deb(package: &LockedPackage) -> String {
+    format!("/{}/{}", apt::ARCHIVES, apt::archive_name(package))
 }
 
 /// Where multistrap puts answers for debconf, and who configures a folder finds them.
@@ -162,13 +169,18 @@ const PRESEEDS: &str = "tmp/preseeds";
 impl Making<'_> {
     fn all(&mut self) -> Result<()> {
         let (configuration, scripts) = (self.order.configuration, self.order.scripts);
-        let keeps_debs = !configuration.cleanup || !configuration.unpack || scripts.retain_sources.is_some();
+        let installs = !configuration.reinstall.is_empty() || !configuration.additional.is_empty();
+        let keeps_debs =
+            !configuration.cleanup || !configuration.unpack || scripts.retain_sources.is_some() || installs;
         archives::fetch(self.session, &self.image, &self.lockfile, keeps_debs.then_some(&self.root))?;
         apt::prepare(&self.root, self.session, configuration, scripts, &self.lockfile)?;
         apt::write_sources(&self.root, configuration, configuration.bootstrap_sections())?;
         if configuration.unpack {
-            let first = self.round(|package| !choice::is_additional(package));
-            tree::unpack(self.session, &self.image, &first, &self.root, self.tier()?)?;
+            // Where nothing is configured, there is no second round to wait for.
+            let is_now = |package: &LockedPackage| configuration.ignore_native || !choice::is_additional(package);
+            let packages = self.lockfile.packages.iter().filter(|package| is_now(package)).cloned().collect();
+            let now = Lockfile { packages, request: self.lockfile.request };
+            self.held = tree::unpack(self.session, &self.image, &now, &self.root, self.tier()?)?;
             self.seed()?;
         }
         if configuration.mark_auto {
@@ -179,8 +191,10 @@ impl Making<'_> {
             self.script("setupscript", script, &[architecture])?;
         }
         self.hooks("download hook", &scripts.download, &[])?;
-        self.configure()?;
-        self.additional()?;
+        if configuration.unpack && !configuration.ignore_native {
+            self.first_round()?;
+            self.second_round()?;
+        }
         if let Some(script) = &scripts.config {
             let name = script.file_name().unwrap_or_default().to_string_lossy();
             self.root.copy(script, &name, 0o755)?;
@@ -198,12 +212,6 @@ impl Making<'_> {
 
     fn tier(&self) -> Result<Option<Tier>> {
         Ok(Requirements::new(&self.order.stage_two)?.tier())
-    }
-
-    /// The part of the lock whose packages are of one round.
-    fn round(&self, is_of_it: impl Fn(&LockedPackage) -> bool) -> Lockfile {
-        let packages = self.lockfile.packages.iter().filter(|package| is_of_it(package)).cloned().collect();
-        Lockfile { packages, request: self.lockfile.request }
     }
 
     /// The keyrings that vouch for the repositories: for a lock that was there they were not asked for yet.
@@ -225,25 +233,47 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Runs the scripts of the packages that are not configured yet, between the hooks for that.
-    fn configure(&mut self) -> Result<()> {
+    /// Configures what is unpacked, between the hooks for that, and installs once more what asks for it.
+    fn first_round(&mut self) -> Result<()> {
         let (configuration, scripts) = (self.order.configuration, self.order.scripts);
-        if !configuration.unpack || configuration.ignore_native {
-            return Ok(());
-        }
         self.hooks("native hook", &scripts.native, &["start"])?;
-        tree::configure(self.session, &self.image, &self.root, &self.order.stage_two)?;
+        let known = Known {
+            held: std::mem::take(&mut self.held),
+            omit_preinst: configuration.omit_preinst,
+            ..self.known()
+        };
+        tree::configure(self.session, &self.root, known, &self.order.stage_two)?;
+        let mut again = Vec::new();
+        for name in &configuration.reinstall {
+            match self.lockfile.packages.iter().find(|package| package.name == *name) {
+                Some(package) => again.push(deb(package)),
+                None => {
+                    let message = format!("reinstall={name}: it is not among the packages");
+                    self.session.reporter.warn(&self.image.request.image, message);
+                }
+            }
+        }
+        if !again.is_empty() {
+            tree::configure(self.session, &self.root, Known { install: again, ..self.known() }, &self.order.stage_two)?;
+        }
         self.hooks("native hook", &scripts.native, &["end"])
     }
 
-    /// The second round: packages that come when the others are configured.
-    fn additional(&mut self) -> Result<()> {
-        let second = self.round(choice::is_additional);
-        if second.packages.is_empty() || !self.order.configuration.unpack {
+    /// Installs the packages that come when the others are configured.
+    fn second_round(&mut self) -> Result<()> {
+        let additional = self.lockfile.packages.iter().filter(|package| choice::is_additional(package));
+        let install: Vec<String> = additional.map(deb).collect();
+        if install.is_empty() {
             return Ok(());
         }
-        tree::unpack_more(self.session, &self.image, &second, &self.root, self.tier()?)?;
-        self.configure()
+        self.hooks("native hook", &self.order.scripts.native, &["start"])?;
+        tree::configure(self.session, &self.root, Known { install, ..self.known() }, &self.order.stage_two)?;
+        self.hooks("native hook", &self.order.scripts.native, &["end"])
+    }
+
+    /// What stage 2 is told of the folder.
+    fn known(&self) -> Known {
+        Known { repositories: self.image.request.repositories.clone(), ..Known::default() }
     }
 
     /// Keeps the packages and their sources where the user wants them.

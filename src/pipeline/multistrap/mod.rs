@@ -9,11 +9,13 @@
 //! | `apt` | what apt finds in it |
 //! | `archives` | the packages themselves, and their sources, where they are to be kept |
 //! | `tree` | packages unpacked into the folder, the user's scripts, stage 2 |
+//! | `conffiles` | configuration files at their places |
 //! | `making` | the order of all that |
 
 mod apt;
 mod archives;
 mod choice;
+mod conffiles;
 mod folder;
 mod keyring;
 mod making;
