@@ -456,7 +456,7 @@ impl Walk<'_> {
 
 /// Turns the records of tier single into what they stand for; gives the owner, if there is a record of
 /// it.
-fn take_records(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>, mode: u32) -> Option<Owner> {
+pub(crate) fn take_records(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>, mode: u32) -> Option<Owner> {
     let carried = xattrs.iter().position(|(name, _)| name == RECORD.to_bytes());
     let carried = carried.and_then(|at| Owner::decode(&xattrs.remove(at).1));
     for (name, value) in xattrs.iter_mut() {

@@ -81,8 +81,8 @@ mod work;
 pub use capture::{Change, Entry, Metadata};
 pub use diagnose::{Finding, Severity, diagnose, probe};
 pub use disk::{
-    Edits, FirstIds, FolderRead, Given, Missing, Moved, NotOnDisk, Rearrange, UnfinishedMove, finish_move,
-    read_folder, remove_contents, unfinished_moves,
+    Edits, FinishedMove, FirstIds, FolderRead, Given, Missing, Moved, NotOnDisk, Rearrange, UnfinishedMove,
+    check_out, finish_move, read_folder, remove_contents, unfinished_moves,
 };
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};

@@ -86,7 +86,7 @@ fn prepare() -> Result<Channel> {
 }
 
 fn serve(control: &mut Channel) -> i32 {
-    let mut monitor = Monitor { session: None, closed: false };
+    let mut monitor = Monitor { session: None, finished: None, closed: false };
     let caller = getppid();
     // On any failure to talk the caller is gone, which is the end in any case.
     let result = monitor.serve(control);
@@ -119,6 +119,8 @@ fn sweep_up_after(caller: Pid, folders: &[PathBuf]) {
 
 struct Monitor {
     session: Option<Running>,
+    /// The folder of a move that was killed once and now is done.
+    finished: Option<PathBuf>,
     /// Whether the caller ended it, and was not ended itself.
     closed: bool,
 }
@@ -141,6 +143,8 @@ struct Running {
     _lock: Option<OwnedFd>,
     /// Whether the folder stays when the session ends.
     stays: bool,
+    /// Whether all that changed has been moved, and the folder goes when the caller says so.
+    moved: bool,
 }
 
 impl Monitor {
@@ -197,8 +201,11 @@ impl Monitor {
             ToMonitor::FinishMove(folder) => {
                 let order = Order::read(&folder)?.ok_or_else(|| Error::bug("there is no order"))?;
                 let moved = disk::go_on_moving(&folder, &order, &mut || Ok(()))?;
-                remove(&folder)?;
+                self.finished = Some(folder);
                 Ok(FromMonitor::Moved(moved))
+            }
+            ToMonitor::CheckOut(stored, target) => {
+                disk::fill(&stored, &target.path, target.tier).map(FromMonitor::Moved)
             }
             ToMonitor::Empty(folder) => disk::empty(&folder).map(|()| FromMonitor::Done),
             ToMonitor::Keep(folder) => {
@@ -209,6 +216,12 @@ impl Monitor {
                 for folder in folders {
                     remove(&folder)?;
                 }
+                Ok(FromMonitor::Done)
+            }
+            ToMonitor::Conclude => {
+                let of_session = self.session.as_mut().filter(|session| session.moved);
+                let folder = of_session.map(|session| session.start.folder.clone()).or(self.finished.take());
+                disk::conclude(&folder.ok_or_else(|| Error::bug("nothing was moved"))?)?;
                 Ok(FromMonitor::Done)
             }
             ToMonitor::Close => match self.end() {
@@ -259,6 +272,7 @@ impl Running {
             _lifeline: lifeline,
             _lock: lock,
             stays,
+            moved: false,
         };
         match running.go(commands, end_of_life, control) {
             Ok(()) => Ok(running),
@@ -389,10 +403,8 @@ impl Running {
         let folder = &self.start.folder;
         let moved = disk::begin_move(folder, order, &mut || Ok(()));
         self.stays |= folder.join(disk::ORDER).exists();
-        let moved = moved?;
-        remove(folder)?;
-        self.stays = false;
-        Ok(moved)
+        self.moved = moved.is_ok();
+        moved
     }
 
     fn end(mut self) -> Result<()> {

@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     capture::Change,
-    disk::{Learnt, Moved, Order},
+    disk::{Learnt, Moved, Order, Target},
     enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
     owners::Owner,
-    plan::Plan,
+    plan::{Plan, Stored},
     session::Status,
     sys,
 };
@@ -49,10 +49,14 @@ pub(crate) enum ToMonitor {
     Close,
     /// Read a folder of the host, as changes.
     Read(#[serde(with = "crate::bytes")] PathBuf),
-    /// End everything inside, move the changes where this says, and remove the session's folder.
+    /// End everything inside and move the changes where this says.
     Move(Box<Order>),
     /// End the move that was begun from this folder.
     FinishMove(#[serde(with = "crate::bytes")] PathBuf),
+    /// The caller has what became of the move: remove the session's folder.
+    Conclude,
+    /// Write a tree to a folder of the host.
+    CheckOut(Stored, Target),
     /// Remove all that is in this folder of the host.
     Empty(#[serde(with = "crate::bytes")] PathBuf),
     /// The file is this owner's, outside.

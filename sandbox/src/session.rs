@@ -134,6 +134,8 @@ pub struct Session {
     folder: PathBuf,
     /// Why no more commands can run; none while they can.
     over: Option<&'static str>,
+    /// Whether what changed has been moved.
+    moved: bool,
 }
 
 impl Session {
@@ -176,7 +178,7 @@ impl Session {
         let Start { plan, folder, .. } = *start;
         let (tier, mapping) = (helper.tier, helper.mapping.clone());
         let enforced = Enforced { tier, asked_view: plan.view, mapping, inside };
-        Ok(Session { helper, commands, enforced, plan, folder, over: None })
+        Ok(Session { helper, commands, enforced, plan, folder, over: None, moved: false })
     }
 
     /// What it really has.
@@ -321,8 +323,8 @@ impl Session {
 
     /// Ends everything inside and moves what changed into `target`, the folder of the host that the
     /// lowest layer was made of. Files become further names of what is in the upper layer where both are
-    /// in one file system, and are copied else; what is there at a changed name goes away. Then the
-    /// session's folder is removed, a kept one, too.
+    /// in one file system, and are copied else; what is there at a changed name goes away. When the
+    /// session is [closed](Session::close) then, its folder is removed, a kept one, too.
     ///
     /// Owners are the kernel's in tier full, and records in tier single: [`Moved::not_on_disk`] has what could
     /// not be so. Once the first change is moved, all of them will be: when this is killed, or fails, the
@@ -332,7 +334,10 @@ impl Session {
         self.over = Some("the changes were moved");
         let order = disk::order(&self.folder, target, self.enforced.tier, edits)?;
         match self.helper.ask(&ToMonitor::Move(Box::new(order)), &[])?.0 {
-            FromMonitor::Moved(moved) => Ok(moved),
+            FromMonitor::Moved(moved) => {
+                self.moved = true;
+                Ok(moved)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -342,10 +347,11 @@ impl Session {
         &self.folder
     }
 
-    /// Ends everything inside and removes its folder, unless it was kept. Dropping does the same but
-    /// cannot tell what went wrong.
+    /// Ends everything inside and removes its folder, unless it was kept. Dropping does the same (but for
+    /// the folder whose changes were moved) and cannot tell what went wrong.
     pub fn close(mut self) -> Result<()> {
-        let result = self.helper.ask_done(&ToMonitor::Close);
+        let concluded = if self.moved { self.helper.ask_done(&ToMonitor::Conclude) } else { Ok(()) };
+        let result = concluded.and(self.helper.ask_done(&ToMonitor::Close));
         self.helper.end();
         result
     }

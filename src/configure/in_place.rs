@@ -42,12 +42,12 @@ pub fn configure_in_place(
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<InPlace> {
-    let (mut session, result) = run_stage_two(inputs, reporter, stop)?;
+    let (session, result) = run_stage_two(inputs, reporter, stop)?;
     let packages = match result {
         Ok(packages) => packages,
         Err(error) if folder.even_if_failed => {
             // Also of one that was stopped: the signal has done its work.
-            move_changes(&mut session, inputs, folder, reporter, &AtomicBool::new(false))
+            move_changes(session, inputs, folder, reporter, &AtomicBool::new(false))
                 .context("moving into the folder what was done so far")?;
             return Err(error.hint(""));
         }
@@ -56,12 +56,12 @@ pub fn configure_in_place(
     let accelerated =
         inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
     let enforced = enforced(&session, inputs, accelerated.is_some())?;
-    let moved = move_changes(&mut session, inputs, folder, reporter, stop)?;
+    let moved = move_changes(session, inputs, folder, reporter, stop)?;
     Ok(InPlace { enforced, accelerated, packages, moved })
 }
 
 fn move_changes(
-    session: &mut Session,
+    mut session: Session,
     inputs: &Inputs<'_>,
     folder: Folder<'_>,
     reporter: &dyn Reporter,
@@ -85,5 +85,7 @@ fn move_changes(
     })?;
     sieve.report(reporter);
     let moved = session.move_into(folder.path, &edits);
-    moved.with_context(|| format!("moving what was changed into {}", folder.path.display()))
+    let moved = moved.with_context(|| format!("moving what was changed into {}", folder.path.display()))?;
+    session.close().context("closing the sandbox")?;
+    Ok(moved)
 }

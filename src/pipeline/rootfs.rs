@@ -97,7 +97,7 @@ pub fn configure_rootfs(session: &Session<'_>, target: &Target, options: &StageT
         }
         false => {
             let finished = finish(session, target, &name, &requirements, &rootfs, &work)?;
-            overrides.extend(owners_not_on_disk(session, &name, finished.moved));
+            overrides.extend(owners_not_on_disk(session, &name, finished.moved.not_on_disk));
             rootfs.unfinished()
         }
     };
@@ -267,10 +267,10 @@ fn composed(name: &str, rootfs: &Rootfs) -> Composed {
 fn owners_not_on_disk(
     session: &Session<'_>,
     name: &str,
-    moved: sandbox::Moved,
+    not_on_disk: Vec<sandbox::NotOnDisk>,
 ) -> HashMap<Vec<u8>, Override> {
     let mut overrides = HashMap::new();
-    for missing in moved.not_on_disk {
+    for missing in not_on_disk {
         let path = String::from_utf8_lossy(&missing.path).into_owned();
         let what = match missing.what {
             Missing::Owner { uid, gid } => {
@@ -371,8 +371,10 @@ impl Work {
                 session
                     .reporter
                     .note(name, "an earlier run was killed while it changed the folder: going on");
-                let moved = sandbox::finish_move(&unfinished.folder)?;
+                let mut finished = sandbox::finish_move(&unfinished.folder)?;
+                let moved = std::mem::take(&mut finished.moved.not_on_disk);
                 overrides.extend(owners_not_on_disk(session, name, moved));
+                finished.close()?;
             }
         }
         Ok(overrides)

@@ -8,12 +8,14 @@
 //! ```text
 //! plain.rs      what a folder that is no layer says of its owners;  capture.rs reads it
 //! write.rs      writing entries with their owners;  content.rs copies contents
+//! fill.rs       a stored tree, written out
 //! moves.rs      what a session changed goes into the folder that its base was
 //! rearrange.rs  names that are changed before
 //! remove.rs     removing, by descriptors
 //! ```
 
 mod content;
+mod fill;
 mod moves;
 mod plain;
 mod rearrange;
@@ -27,8 +29,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use fill::fill;
 pub use moves::Given;
-pub(crate) use moves::{ORDER, Order, REPLACED, begin as begin_move, go_on as go_on_moving};
+pub(crate) use moves::{ORDER, Order, REPLACED, begin as begin_move, conclude, go_on as go_on_moving};
 pub(crate) use plain::{Learnt, PlainFolder};
 pub use rearrange::Rearrange;
 pub(crate) use remove::remove_contents as empty;
@@ -38,6 +41,7 @@ use crate::{
     enforced::Tier,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
+    plan::Stored,
     protocol::{FromMonitor, ToMonitor},
     work::WorkFolder,
 };
@@ -93,6 +97,36 @@ pub fn read_folder<E: From<Error>>(
     };
     helper.ask_done(&ToMonitor::Close)?;
     Ok(FolderRead { tier: helper.tier, first_id, recorded })
+}
+
+/// Writes a stored tree to a folder of the host, which is made if missing; files are copies. What is there
+/// stays, unless the tree has the same name: then it is replaced, and a folder gets the tree's metadata and
+/// keeps its entries.
+///
+/// # Errors
+/// [`Kind::Folder`]: one of the two has a folder where the other has none; the message names both. What was
+/// written before stays.
+pub fn check_out(stored: &Stored, target: &Path, tier: Option<Tier>) -> Result<Moved> {
+    fill::make(target)?;
+    let target = absolute_folder(target)?;
+    let absolute = |path: &Path| absolute(path).doing_to("finding", path);
+    let stored = Stored { listing: absolute(&stored.listing)?, contents: absolute(&stored.contents)? };
+    let mut helper = Helper::start(tier)?;
+    let moved =
+        match helper.ask(&ToMonitor::CheckOut(stored, Target { path: target, tier: helper.tier }), &[])?.0 {
+            FromMonitor::Moved(moved) => moved,
+            other => return Err(unexpected(&other)),
+        };
+    helper.ask_done(&ToMonitor::Close)?;
+    Ok(moved)
+}
+
+/// Where a tree is written to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Target {
+    #[serde(with = "crate::bytes")]
+    pub(crate) path: PathBuf,
+    pub(crate) tier: Tier,
 }
 
 /// Removes all that is in a folder of the host, the folder itself not. The caller alone cannot where
@@ -201,22 +235,37 @@ pub fn unfinished_moves(work: &Path) -> Result<Vec<UnfinishedMove>> {
     Ok(unfinished)
 }
 
-/// Ends a move that was killed, and removes the session's folder.
+/// A move that was killed and now is done.
+pub struct FinishedMove {
+    helper: Helper,
+    _lock: File,
+    /// What became of it.
+    pub moved: Moved,
+}
+
+impl FinishedMove {
+    /// Removes the session's folder. Without this the move counts as unfinished.
+    pub fn close(mut self) -> Result<()> {
+        self.helper.ask_done(&ToMonitor::Conclude)?;
+        self.helper.ask_done(&ToMonitor::Close)
+    }
+}
+
+/// Does what is left of a move that was killed. To be [closed](FinishedMove::close) when the caller has what
+/// it says.
 ///
 /// # Errors
 /// [`Kind::Folder`]: there is no such move in `folder`, or its target is another folder by now.
-pub fn finish_move(folder: &Path) -> Result<Moved> {
+pub fn finish_move(folder: &Path) -> Result<FinishedMove> {
     let folder = absolute(folder).doing_to("finding", folder)?;
     let nothing = || Error::folder(format_args!("no move was begun from {}", folder.display()));
-    let _lock = WorkFolder::lock_to_finish(&folder)?.ok_or_else(nothing)?;
+    let lock = WorkFolder::lock_to_finish(&folder)?.ok_or_else(nothing)?;
     let order = Order::read(&folder)?.ok_or_else(nothing)?;
     let mut helper = Helper::start(Some(order.tier))?;
-    let moved = match helper.ask(&ToMonitor::FinishMove(folder), &[])?.0 {
-        FromMonitor::Moved(moved) => moved,
-        other => return Err(unexpected(&other)),
-    };
-    helper.ask_done(&ToMonitor::Close)?;
-    Ok(moved)
+    match helper.ask(&ToMonitor::FinishMove(folder), &[])?.0 {
+        FromMonitor::Moved(moved) => Ok(FinishedMove { helper, _lock: lock, moved }),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// Puts an order together; contents that replace others go to the session's folder.

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     acl::{self, Acl},
-    capture::{Change, Entry, Metadata, capability_version_2},
+    capture::{Change, Entry, Metadata, capability_version_2, take_records},
     enforced::Tier,
     error::{Error, Result},
     owners::{Owner, RECORD},
@@ -244,7 +244,7 @@ impl<'a> Writing<'a> {
             Ok(there) => return Ok(there),
             Err(Errno::ENOENT) => {}
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                self.check_kinds(folder, name, path, true)?;
+                self.check_kinds(folder, name, path, "a folder")?;
                 (self.step)()?;
                 unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?;
             }
@@ -381,8 +381,9 @@ impl<'a> Writing<'a> {
         (self.step)()?;
         match renameat(folder, TEMPORARY, folder, name) {
             Err(Errno::EISDIR) => {
-                self.check_kinds(folder, name, path, false)?;
-                remove(folder, name)?;
+                let refused = self.check_kinds(folder, name, path, &describe(folder, TEMPORARY)?);
+                remove(folder, if refused.is_ok() { name } else { TEMPORARY })?;
+                refused?;
                 (self.step)()?;
                 Ok(renameat(folder, TEMPORARY, folder, name)?)
             }
@@ -391,17 +392,11 @@ impl<'a> Writing<'a> {
     }
 
     /// Refuses a folder in the place of something else, and the other way round, where that is not wanted.
-    fn check_kinds(&self, folder: &OwnedFd, name: &CStr, path: &[u8], is_folder: bool) -> Step<()> {
+    fn check_kinds(&self, folder: &OwnedFd, name: &CStr, path: &[u8], wanted: &str) -> Step<()> {
         if self.how.in_the_way == InTheWay::Removed {
             return Ok(());
         }
-        let target = nix::fcntl::readlinkat(folder, name).ok();
-        let there = match &target {
-            Some(target) => format!("a symbolic link to {}", Path::new(target).display()),
-            None if is_folder => "no folder".to_owned(),
-            None => "a folder".to_owned(),
-        };
-        let wanted = if is_folder { "a folder" } else { "something else" };
+        let there = describe(folder, name)?;
         let path = self.path(path);
         Err(Error::folder(format_args!("{} is {there}, and the tree has {wanted} there", path.display()))
             .with_hint(format_args!("remove or rename {}", path.display()))
@@ -453,12 +448,11 @@ impl<'a> Writing<'a> {
             let stat = fstat(&file)?;
             (self.step)()?;
             let mut xattrs = xattrs.to_vec();
-            // A change of owner takes it away.
-            if stat.st_mode & libc::S_IFMT == libc::S_IFREG
-                && !xattrs.iter().any(|(name, _)| name == CAPABILITY)
-                && let Some(value) = xattr::get(Place::Descriptor(file.as_fd()), c"security.capability")?
-            {
-                xattrs.push((CAPABILITY.to_vec(), capability_version_2(value)));
+            // What a change of owner takes away, and what was recorded.
+            for (name, value) in attributes_at_stake(&file, &stat)? {
+                if !xattrs.iter().any(|(given, _)| *given == name) {
+                    xattrs.push((name, value));
+                }
             }
             let metadata = Metadata {
                 uid: owner.uid,
@@ -525,7 +519,8 @@ impl<'a> Writing<'a> {
         for name in xattr::names(Place::Descriptor(file.as_fd()))? {
             let bytes = name.to_bytes();
             let is_ours = bytes.starts_with(b"user.") || bytes.starts_with(b"system.") || bytes == CAPABILITY;
-            let is_record = name.as_ref() == RECORD || bytes.starts_with(acl::OURS) && exactly;
+            let is_record = name.as_ref() == RECORD
+                || bytes.starts_with(acl::OURS) && (exactly || self.how.tier == Tier::Full);
             if (is_ours && exactly || is_record) && !wanted.iter().any(|(name, _)| name == bytes) {
                 match xattr::remove(&by_name(file), &name) {
                     Err(Errno::EOPNOTSUPP) => {}
@@ -548,6 +543,25 @@ impl<'a> Writing<'a> {
         }
         Ok(())
     }
+}
+
+/// A file's capability, and its recorded access control lists as the lists that they are.
+fn attributes_at_stake(file: &OwnedFd, stat: &FileStat) -> nix::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for name in xattr::names(Place::Descriptor(file.as_fd()))? {
+        let is_capability = name.to_bytes() == CAPABILITY;
+        if (is_capability || name.to_bytes().starts_with(acl::OURS))
+            && let Some(value) = xattr::get(Place::Descriptor(file.as_fd()), &name)?
+        {
+            let value = if is_capability { capability_version_2(value) } else { value };
+            found.push((name.into_bytes(), value));
+        }
+    }
+    take_records(&mut found, stat.st_mode);
+    Ok(found)
 }
 
 /// Whether an error says that the file system does not do such a thing, or not for us.
@@ -587,6 +601,19 @@ fn show_outside(xattrs: &mut [(Vec<u8>, Vec<u8>)], first: FirstIds) {
     }
 }
 
+/// What there is, in words.
+fn describe(folder: &OwnedFd, name: &CStr) -> nix::Result<String> {
+    let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => "a folder".to_owned(),
+        libc::S_IFREG => "a file".to_owned(),
+        libc::S_IFLNK => {
+            format!("a symbolic link to {}", Path::new(&nix::fcntl::readlinkat(folder, name)?).display())
+        }
+        _ => "a special file".to_owned(),
+    })
+}
+
 /// A path below a folder; no link is followed, and no mount entered.
 fn look_up(top: &OwnedFd, path: &[u8]) -> nix::Result<OwnedFd> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(
@@ -619,6 +646,6 @@ fn base_name(path: &[u8]) -> &[u8] {
     &path[path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)..]
 }
 
-fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+pub(super) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     if folder.is_empty() { name.to_vec() } else { [folder, b"/", name].concat() }
 }

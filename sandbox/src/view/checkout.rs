@@ -32,12 +32,14 @@ use nix::{
 
 use super::{
     Owners,
+    attributes::shown_name,
     listing::Listing,
     merge::metadata,
     stored::open_contents,
     tree::{Entry, Kind, Node, ROOT},
 };
 use crate::{
+    acl,
     error::{Doing, Error, Result},
     sys::xattr::{self, Place},
 };
@@ -55,14 +57,14 @@ pub(crate) fn check_out(listing: &Listing, contents: &Path, target: &Path, owner
     // Entries are sorted by their folder's number, and a folder's number is above its parent's: so
     // each folder is there before anything is put into it.
     let mut number = 0;
-    give_metadata(listing, ROOT, target, owners)?;
     while let Some(first) = listing.entry(number) {
         let entries = listing.entries(first.folder).filter(|entries| entries.contains(&number));
         let entries = entries.ok_or_else(|| Error::bug("the listing of the tree is damaged"))?;
         number = entries.end;
         checkout.folder(first.folder, entries.filter_map(|entry| listing.entry(entry)))?;
     }
-    Ok(())
+    // Last of all: its default access control list would be for what is made in it.
+    give_metadata(listing, ROOT, target, owners)
 }
 
 struct Checkout<'a> {
@@ -78,7 +80,8 @@ struct Checkout<'a> {
 }
 
 impl<'a> Checkout<'a> {
-    /// What is in one folder, and then the folder's time, which filling it has changed.
+    /// What is in one folder; and then the folder's default access control list, which would be for what is
+    /// made in it, and its time, which filling it has changed.
     fn folder(&mut self, inode: u64, entries: impl Iterator<Item = Entry<'a>>) -> Result<()> {
         let path =
             self.paths.get(&inode).ok_or_else(|| Error::bug("the listing's folders are in disorder"))?;
@@ -92,6 +95,8 @@ impl<'a> Checkout<'a> {
             })?;
         }
         let node = self.node(inode)?;
+        self.set_xattrs(&folder, inode, &|name| name == acl::DEFAULT)
+            .doing_to("setting an attribute of", &path)?;
         set_times(&folder, OsStr::new("."), &node).doing_to("setting the times of", &path)
     }
 
@@ -173,18 +178,19 @@ impl<'a> Checkout<'a> {
             fchmodat(folder, name, mode, FchmodatFlags::FollowSymlink)?;
             if !self.has_no_xattrs(inode) {
                 let made = openat(folder, name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-                self.set_xattrs(&made, inode)?;
+                let is_empty = self.listing.entries(inode).is_none_or(|entries| entries.is_empty());
+                self.set_xattrs(&made, inode, &|name| is_empty || name != acl::DEFAULT)?;
             }
         }
         set_times(folder, name, node)
     }
 
-    fn set_xattrs(&self, file: &OwnedFd, inode: u64) -> nix::Result<()> {
+    fn set_xattrs(&self, file: &OwnedFd, inode: u64, is_wanted: &dyn Fn(&[u8]) -> bool) -> nix::Result<()> {
         let mut result = Ok(());
         self.listing.xattrs(inode, &mut |name, value| {
             // trusted.* is not for user namespaces.
-            if !name.starts_with(b"trusted.") {
-                result = CString::new(name)
+            if !name.starts_with(b"trusted.") && is_wanted(name) {
+                result = CString::new(shown_name(name))
                     .map_err(|_| Errno::EINVAL)
                     .and_then(|name| xattr::set(Place::Descriptor(file.as_fd()), &name, value));
             }
@@ -206,7 +212,7 @@ pub(crate) fn give_metadata(listing: &Listing, inode: u64, path: &Path, owners: 
         }
         nix::sys::stat::fchmod(&folder, Mode::from_bits_truncate(metadata.mode & 0o7777))?;
         for (name, value) in &metadata.xattrs {
-            let name = CString::new(name.as_slice()).map_err(|_| Errno::EINVAL)?;
+            let name = CString::new(shown_name(name)).map_err(|_| Errno::EINVAL)?;
             xattr::set(Place::Open(folder.as_fd()), &name, value)?;
         }
         Ok(())

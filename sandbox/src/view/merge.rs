@@ -126,7 +126,7 @@ impl Merge<'_> {
 }
 
 /// A node's metadata as the builder takes it.
-pub(super) fn metadata(listing: &Listing, inode: u64) -> Result<Metadata> {
+pub(crate) fn metadata(listing: &Listing, inode: u64) -> Result<Metadata> {
     let node = listing.node(inode).ok_or_else(|| Error::bug("a node of the listing is missing"))?;
     let mut xattrs = Vec::new();
     listing.xattrs(inode, &mut |name, value| {

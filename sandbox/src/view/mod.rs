@@ -50,8 +50,9 @@ pub use cow::{Syncs, serve_writable};
 pub use device::{Device, ServerHandle, serve};
 pub use folder::list_folder;
 pub use listing::Listing;
-pub(crate) use merge::{changed, merge, numbered, with_mount_points};
+pub(crate) use merge::{changed, merge, metadata, numbered, with_mount_points};
 pub use stored::StoredTree;
+pub(crate) use stored::open_contents;
 pub use tree::{Entry, Kind, Node, ROOT, Tree};
 
 /// What a read-only view answers.

@@ -39,7 +39,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
     if role == "sorted" {
         return crate::folders::say_what_is_enforced(arguments);
     }
-    if role == "read-folder" {
+    if matches!(role, "read-folder" | "empty") {
         return crate::on_disk::play(role, arguments);
     }
     let [base, work, rest @ ..] = arguments else { return ExitCode::FAILURE };

@@ -17,6 +17,7 @@ mod escape;
 mod folders;
 mod foreign;
 mod lifecycle;
+mod moved;
 mod on_disk;
 mod single;
 mod support;
@@ -43,6 +44,6 @@ fn main() -> ExitCode {
             escape::TESTS,
             lifecycle::TESTS,
         ],
-        &[doctor::TESTS, views::TESTS, foreign::TESTS, on_disk::TESTS],
+        &[doctor::TESTS, views::TESTS, foreign::TESTS, on_disk::TESTS, moved::TESTS],
     )
 }
