@@ -117,7 +117,7 @@ impl Place {
         let before = match fs::read_to_string(&mark) {
             Ok(before) => {
                 if before == Place::EMPTY {
-                    fs::remove_dir_all(&path).with_context(|| format!("emptying {}", path.display()))?;
+                    sandbox::remove_contents(&path).with_context(|| format!("emptying {}", path.display()))?;
                 }
                 before
             }
