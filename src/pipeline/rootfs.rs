@@ -17,7 +17,8 @@ use super::{Session, StageTwo, acceleration, replace_file, stage_two::preseed_te
 use crate::{
     Context, Error, Result,
     artefacts::{
-        Begin, Composed, HeldFile, IdentityPolicy, Image, Lockfile, PackageState, Preseed, Repository, Request,
+        Begin, Composed, HeldFile, IdentityPolicy, Image, Lockfile, PackageState, Preseed, Repository,
+        Request,
     },
     configure::{self, Acceleration, AccelerationWish, Base, Emulator, Folder, InPlace, Requirements},
     digest::Sha256,
@@ -68,6 +69,15 @@ pub struct Known {
 /// # Errors
 /// As `configure`; the folder is not changed then, unless it was asked for.
 pub fn configure_rootfs(session: &Session<'_>, target: &Target, options: &StageTwo) -> Result<usize> {
+    finish_folder(session, target, options).map(|(count, _)| count)
+}
+
+/// The same; gives also what of owners the folder cannot have.
+pub(super) fn finish_folder(
+    session: &Session<'_>,
+    target: &Target,
+    options: &StageTwo,
+) -> Result<(usize, HashMap<Vec<u8>, Override>)> {
     let folder = fs::canonicalize(&target.folder)
         .with_context(|| format!("finding the folder {}", target.folder.display()))?;
     let name = name(&folder);
@@ -109,7 +119,7 @@ pub fn configure_rootfs(session: &Session<'_>, target: &Target, options: &StageT
         write_tar(session, &name, &rootfs, requirements.tier(), &overrides, tar)?;
     }
     work.remove(session, &name);
-    Ok(count)
+    Ok((count, overrides))
 }
 
 /// Runs stage 2 of a folder that was read.
@@ -264,7 +274,7 @@ fn composed(name: &str, rootfs: &Rootfs) -> Composed {
 }
 
 /// What the folder could not take, which a tar of it is to have; says so.
-fn owners_not_on_disk(
+pub(super) fn owners_not_on_disk(
     session: &Session<'_>,
     name: &str,
     not_on_disk: Vec<sandbox::NotOnDisk>,

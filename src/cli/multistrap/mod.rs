@@ -11,7 +11,7 @@ use std::{
 
 use clap::{ArgAction, Args};
 
-use super::{outcome::Outcome, program::Program, stage_two::StageTwoArguments};
+use super::{configure::Identity, outcome::Outcome, program::Program, stage_two::StageTwoArguments};
 use crate::{
     Error, Result,
     manifest::multistrap::{Configuration, Files, SHORTCUT_FOLDERS},
@@ -60,6 +60,12 @@ pub(super) struct Arguments {
     /// Without it the newest versions are taken each time, as multistrap does.
     #[arg(long, value_name = "FILE")]
     lock: Option<PathBuf>,
+    /// What becomes of what identifies a device: machine id, host keys
+    ///
+    /// `first-boot` removes it and lets the device make it, `remove` only removes it, `keep` leaves what
+    /// package scripts made, as multistrap does.
+    #[arg(long, value_name = "POLICY", default_value = "first-boot")]
+    identity: Identity,
     /// As --help: multistrap's name of it
     #[arg(short = '?', action = ArgAction::HelpShort)]
     question: Option<bool>,
@@ -143,6 +149,7 @@ pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
         configuration: &configuration,
         scripts: &scripts,
         lock: arguments.lock.as_deref(),
+        identity: arguments.identity.policy(),
         stage_two: arguments.stage_two.options(),
     };
     let made = multistrap::make(&session, &order)?;

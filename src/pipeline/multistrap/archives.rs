@@ -14,6 +14,7 @@ use crate::{
     artefacts::{Image, LockedPackage, Lockfile, Repository},
     debian::{deb822, version},
     digest::Sha256,
+    error::Kind,
     fetch::DebSink,
     lock::{index::Index, indexes},
     pipeline::{Session, pool, replace_file},
@@ -75,14 +76,14 @@ pub(super) fn move_debs(root: &Root, to: &Path) -> Result<()> {
 type Source = (String, String);
 
 /// Gets the source packages of all packages of a lock into a folder, from these repositories. A file that
-/// is there with the right content is not got again.
+/// is there with the right content is not got again. Gives a sentence for each that could not be got.
 pub(super) fn get_sources(
     session: &Session<'_>,
     image: &Image,
     repositories: Vec<Repository>,
     lockfile: &Lockfile,
     folder: &Path,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let mut request = image.request.clone();
     request.repositories = repositories;
     let acquire = Acquire::new(session.offline, session.stop);
@@ -96,29 +97,31 @@ pub(super) fn get_sources(
     let located = pool::repositories(request.repositories.iter())?;
     let wanted: BTreeSet<Source> = lockfile.packages.iter().map(source_of).collect();
     let mut found = find_sources(&wanted, &indexes);
+    let mut missing = Vec::new();
     for source in &wanted {
         session.check_stop()?;
         let (name, version) = source;
         let Some((at, stanza)) = found.remove(source).or_else(|| newest(name, &indexes)) else {
-            let message = format!("no repository with deb-src has the source package {name} {version}");
-            session.reporter.warn(&request.image, message);
+            missing.push(format!("no repository with deb-src has the source package {name} {version}"));
             continue;
         };
         let has = deb822::field(stanza, "Version").map(String::from_utf8_lossy).unwrap_or_default();
         if has != version.as_str() {
-            let message =
-                format!("the source package {name} {version} is gone from the archive: {has} is retained");
-            session.reporter.warn(&request.image, message);
+            missing.push(format!("the source package {name} {version} is gone: {has} is retained"));
         }
-        let getting = || format!("getting the source package {name} {has}");
         let repository = &indexes[at].repository;
         let uris = located.iter().find(|(name, _)| name == repository).map(|(_, uris)| uris.as_slice());
-        get_source(&acquire, uris.unwrap_or_default(), repository, stanza, folder).with_context(getting)?;
+        match get_source(&acquire, uris.unwrap_or_default(), repository, stanza, folder) {
+            Err(error) if error.kind() == Kind::Input => {
+                missing.push(format!("the source package {name} {has} is not retained: {error}"));
+            }
+            result => result?,
+        }
     }
-    session
-        .reporter
-        .note(&request.image, format!("{} source packages are in {}", wanted.len(), folder.display()));
-    Ok(())
+    let count = wanted.len() - missing.len();
+    let message = format!("{count} of {} source packages are in {}", wanted.len(), folder.display());
+    session.reporter.note(&request.image, message);
+    Ok(missing)
 }
 
 /// The source package that a package was built from.

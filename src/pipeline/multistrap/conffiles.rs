@@ -47,7 +47,8 @@ pub(super) fn in_place(store: &Store, composed: &Composed) -> Result<InPlace> {
             text.push_str(line);
             continue;
         };
-        let found = object(store, &mut root, &new)?.map(|object| content(store, object)).transpose()?.flatten();
+        let found =
+            object(store, &mut root, &new)?.map(|object| content(store, object)).transpose()?.flatten();
         let Some(found) = found else {
             text.push_str(line); // below a link, or another package's now
             continue;

@@ -15,12 +15,13 @@ use sandbox::Tier;
 use super::{
     Made, Order, apt, archives, choice,
     folder::{FILE_MODE, Root},
-    keyring, tree,
+    keyring,
+    tree::{self, Unpacked},
 };
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
-    artefacts::{HeldFile, IdentityPolicy, Image, LockedPackage, Lockfile},
+    artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile},
     configure::Requirements,
     digest::Sha256,
     error::Kind,
@@ -43,12 +44,22 @@ pub fn make(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
     let lockfile =
         choice::lockfile(session, configuration, &image.request, &image.lock, order.lock.is_some())?;
     let place = Place::claim(path)?;
-    let mut making = Making { session, order, image, root: place.root()?, lockfile, failures: Vec::new(), held: Vec::new() };
+    let mut making = Making {
+        session,
+        order,
+        image,
+        root: place.root()?,
+        lockfile,
+        failures: Vec::new(),
+        unpacked: Unpacked::nothing(),
+    };
     making.all()?;
-    let made =
-        Made { image: making.image.request.image.clone(), path: path.to_owned(), failures: making.failures };
+    let path = match &configuration.tarball {
+        Some(name) => making.pack(name)?,
+        None => path.to_owned(),
+    };
     place.release()?;
-    Ok(made)
+    Ok(Made { image: making.image.request.image, path, failures: making.failures })
 }
 
 /// The request as an image of its own, with the lock's place.
@@ -116,8 +127,10 @@ impl Place {
         let mark = path.with_file_name(format!(".{}.treestrap-unfinished", name.to_string_lossy()));
         let before = match fs::read_to_string(&mark) {
             Ok(before) => {
+                forget_moves(&path)?;
                 if before == Place::EMPTY {
-                    sandbox::remove_contents(&path).with_context(|| format!("emptying {}", path.display()))?;
+                    sandbox::remove_contents(&path)
+                        .with_context(|| format!("emptying {}", path.display()))?;
                 }
                 before
             }
@@ -146,6 +159,17 @@ impl Place {
     }
 }
 
+/// Removes what a killed run was about to move into the folder: it is made anew.
+fn forget_moves(path: &Path) -> Result<()> {
+    let beside =
+        path.with_file_name(format!(".{}.treestrap", path.file_name().unwrap_or_default().to_string_lossy()));
+    for unfinished in sandbox::unfinished_moves(&beside)? {
+        sandbox::remove_kept(&unfinished.folder)
+            .with_context(|| format!("removing {}", unfinished.folder.display()))?;
+    }
+    Ok(())
+}
+
 /// What a run has at hand.
 struct Making<'a> {
     session: &'a Session<'a>,
@@ -154,8 +178,7 @@ struct Making<'a> {
     root: Root,
     lockfile: Lockfile,
     failures: Vec<String>,
-    /// Files that wait for a preinst.
-    held: Vec<HeldFile>,
+    unpacked: Unpacked,
 }
 
 /// A package's deb in the folder, as it is inside.
@@ -177,10 +200,11 @@ impl Making<'_> {
         apt::write_sources(&self.root, configuration, configuration.bootstrap_sections())?;
         if configuration.unpack {
             // Where nothing is configured, there is no second round to wait for.
-            let is_now = |package: &LockedPackage| configuration.ignore_native || !choice::is_additional(package);
+            let is_now =
+                |package: &LockedPackage| configuration.ignore_native || !choice::is_additional(package);
             let packages = self.lockfile.packages.iter().filter(|package| is_now(package)).cloned().collect();
             let now = Lockfile { packages, request: self.lockfile.request };
-            self.held = tree::unpack(self.session, &self.image, &now, &self.root, self.tier()?)?;
+            self.unpacked = tree::unpack(self.session, &self.image, &now, &self.root, self.tier()?)?;
             self.seed()?;
         }
         if configuration.mark_auto {
@@ -238,11 +262,11 @@ impl Making<'_> {
         let (configuration, scripts) = (self.order.configuration, self.order.scripts);
         self.hooks("native hook", &scripts.native, &["start"])?;
         let known = Known {
-            held: std::mem::take(&mut self.held),
+            held: std::mem::take(&mut self.unpacked.held),
             omit_preinst: configuration.omit_preinst,
             ..self.known()
         };
-        tree::configure(self.session, &self.root, known, &self.order.stage_two)?;
+        self.configure(known)?;
         let mut again = Vec::new();
         for name in &configuration.reinstall {
             match self.lockfile.packages.iter().find(|package| package.name == *name) {
@@ -254,7 +278,7 @@ impl Making<'_> {
             }
         }
         if !again.is_empty() {
-            tree::configure(self.session, &self.root, Known { install: again, ..self.known() }, &self.order.stage_two)?;
+            self.configure(Known { install: again, ..self.known() })?;
         }
         self.hooks("native hook", &scripts.native, &["end"])
     }
@@ -267,8 +291,14 @@ impl Making<'_> {
             return Ok(());
         }
         self.hooks("native hook", &self.order.scripts.native, &["start"])?;
-        tree::configure(self.session, &self.root, Known { install, ..self.known() }, &self.order.stage_two)?;
+        self.configure(Known { install, ..self.known() })?;
         self.hooks("native hook", &self.order.scripts.native, &["end"])
+    }
+
+    fn configure(&mut self, known: Known) -> Result<()> {
+        let overrides = tree::configure(self.session, &self.root, self.order, known)?;
+        self.unpacked.overrides.extend(overrides);
+        Ok(())
     }
 
     /// What stage 2 is told of the folder.
@@ -277,7 +307,7 @@ impl Making<'_> {
     }
 
     /// Keeps the packages and their sources where the user wants them.
-    fn retain(&self) -> Result<()> {
+    fn retain(&mut self) -> Result<()> {
         let configuration = self.order.configuration;
         let Some(folder) = &self.order.scripts.retain_sources else { return Ok(()) };
         let with_sources: Vec<String> = configuration
@@ -287,7 +317,8 @@ impl Making<'_> {
             .collect();
         let signed_by = self.signed_by()?;
         let repositories = configuration.repositories(&with_sources, &signed_by);
-        archives::get_sources(self.session, &self.image, repositories, &self.lockfile, folder)?;
+        let missing = archives::get_sources(self.session, &self.image, repositories, &self.lockfile, folder)?;
+        self.failures.extend(missing);
         if configuration.cleanup && configuration.unpack {
             archives::move_debs(&self.root, folder)?;
         }
@@ -312,6 +343,15 @@ impl Making<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes the tarball, beside the folder unless its name is a whole path, and empties the folder.
+    fn pack(&self, name: &Path) -> Result<PathBuf> {
+        let folder = self.root.path();
+        let path = folder.parent().unwrap_or(folder).join(name);
+        tree::pack(self.session, &self.image.request.image, &self.root, self.tier()?, &self.unpacked, &path)?;
+        sandbox::remove_contents(folder).with_context(|| format!("emptying {}", folder.display()))?;
+        Ok(path)
     }
 
     fn hooks(&mut self, kind: &str, hooks: &[PathBuf], arguments: &[&str]) -> Result<()> {

@@ -27,7 +27,11 @@ use std::path::{Path, PathBuf};
 pub use making::make;
 pub use scripts::Scripts;
 
-use crate::{Error, Result, artefacts::StageTwo, manifest::multistrap::Configuration};
+use crate::{
+    Error, Result,
+    artefacts::{IdentityPolicy, StageTwo},
+    manifest::multistrap::Configuration,
+};
 
 /// What is to be made.
 pub struct Order<'a> {
@@ -37,6 +41,8 @@ pub struct Order<'a> {
     pub scripts: &'a Scripts,
     /// The lock to use, or to make where it is not there; none: the newest packages.
     pub lock: Option<&'a Path>,
+    /// What becomes of what identifies a device.
+    pub identity: IdentityPolicy,
     /// How packages' scripts are run.
     pub stage_two: StageTwo,
 }

@@ -1,29 +1,56 @@
 //! Packages unpacked into the folder, the user's scripts on it, and stage 2.
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufWriter, Write},
+    path::Path,
+};
 
+use flate2::{Compression, write::GzEncoder};
 use sandbox::{Stored, Tier};
 
 use super::{
-    conffiles,
+    Order, conffiles,
     folder::{FILE_MODE, Root},
 };
 use crate::{
     Context, Result,
     artefacts::{HeldFile, Image, Lockfile},
-    pipeline::{Known, Session, StageTwo, Target, compose_locked, configure_rootfs, listings},
+    export::{self, Override},
+    pipeline::{
+        Known, Session, Stoppable, Target, compose_locked, listings, replace_file,
+        rootfs::{finish_folder, owners_not_on_disk},
+    },
     report::Stage,
     store::Store,
 };
 
-/// Unpacks the packages of a lock into the folder. Gives the files that wait for a preinst.
+/// What an unpacked folder has not in it.
+pub(super) struct Unpacked {
+    /// Files that wait for a preinst.
+    pub(super) held: Vec<HeldFile>,
+    /// Owners that the folder cannot have.
+    pub(super) overrides: HashMap<Vec<u8>, Override>,
+    /// When the packages' newest file was changed, in seconds since 1970.
+    pub(super) newest: u64,
+}
+
+impl Unpacked {
+    /// Of a folder in which nothing is unpacked: nothing is known of its times, and they stay.
+    pub(super) fn nothing() -> Self {
+        Unpacked { held: Vec::new(), overrides: HashMap::new(), newest: u64::MAX }
+    }
+}
+
+/// Unpacks the packages of a lock into the folder.
 pub(super) fn unpack(
     session: &Session<'_>,
     image: &Image,
     lockfile: &Lockfile,
     root: &Root,
     tier: Option<Tier>,
-) -> Result<Vec<HeldFile>> {
+) -> Result<Unpacked> {
     let composed = compose_locked(session, image, lockfile)?;
     session.stage(&image.request.image, Stage::Export, None, "bytes", || {
         let store = Store::open(&session.repo)?;
@@ -39,12 +66,9 @@ pub(super) fn unpack(
         let stored = Stored { listing: file.path().to_owned(), contents: store.objects() };
         let written = sandbox::check_out(&stored, root.path(), tier)
             .with_context(|| format!("unpacking into {}", root.path().display()))?;
-        for missing in &written.not_on_disk {
-            let path = String::from_utf8_lossy(&missing.path);
-            session.reporter.detail(&image.request.image, format!("/{path}: {}", missing.why));
-        }
         root.write("var/lib/dpkg/status", FILE_MODE, &status)?;
-        Ok((composed.held, root.path().display().to_string()))
+        let overrides = owners_not_on_disk(session, &image.request.image, written.not_on_disk);
+        Ok((Unpacked { held: composed.held, overrides, newest }, root.path().display().to_string()))
     })
 }
 
@@ -63,8 +87,42 @@ pub(super) fn run_script(
     Ok(status.code().unwrap_or(255) as u8)
 }
 
-/// Runs the scripts of the packages that are not configured yet.
-pub(super) fn configure(session: &Session<'_>, root: &Root, known: Known, options: &StageTwo) -> Result<()> {
-    let target = Target { folder: root.path().to_owned(), known, ..Target::default() };
-    configure_rootfs(session, &target, options).map(|_| ())
+/// Runs the scripts of the packages that are not configured yet; gives what of owners the folder cannot
+/// have.
+pub(super) fn configure(
+    session: &Session<'_>,
+    root: &Root,
+    order: &Order<'_>,
+    known: Known,
+) -> Result<HashMap<Vec<u8>, Override>> {
+    let target =
+        Target { folder: root.path().to_owned(), identity: order.identity, known, ..Target::default() };
+    finish_folder(session, &target, &order.stage_two).map(|(_, overrides)| overrides)
+}
+
+/// Writes the folder to a gzip tarball, with real owners.
+pub(super) fn pack(
+    session: &Session<'_>,
+    image: &str,
+    root: &Root,
+    tier: Option<Tier>,
+    unpacked: &Unpacked,
+    path: &Path,
+) -> Result<()> {
+    session.stage(image, Stage::Export, None, "bytes", || {
+        replace_file(path, |file| {
+            let stoppable = Stoppable { session, writer: file };
+            let buffered = BufWriter::with_capacity(1 << 20, stoppable);
+            let mut packed = GzEncoder::new(buffered, Compression::default());
+            let Unpacked { overrides, newest, .. } = unpacked;
+            for socket in export::folder_tar(root.path(), tier, *newest, overrides, &mut packed)? {
+                let socket = String::from_utf8_lossy(&socket).into_owned();
+                session
+                    .reporter
+                    .warn(image, format!("/{socket} is a socket, which a tar cannot hold: left out"));
+            }
+            Ok(packed.finish()?.flush()?)
+        })?;
+        Ok(((), path.display().to_string()))
+    })
 }
