@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod interruption;
 mod machine;
+mod multistrap;
 mod pipeline;
 mod script_environment;
 mod scripts;

@@ -23,7 +23,6 @@ use crate::{
     acquire::Acquire,
     artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile},
     configure::Requirements,
-    digest::Sha256,
     error::Kind,
     manifest::multistrap::Configuration,
     pipeline::{Known, Session, locks},
@@ -97,15 +96,12 @@ fn image(session: &Session<'_>, order: &Order<'_>) -> Result<Image> {
     })
 }
 
-/// The name of a configuration's trees in the repository: that of its file, and what tells it from others
-/// of this name.
+/// The name of a configuration's trees in the repository: that of its file, and the architecture.
 fn image_name(configuration: &Configuration) -> String {
-    let path = std::path::absolute(&configuration.path).unwrap_or_else(|_| configuration.path.clone());
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let stem = configuration.path.file_stem().unwrap_or_default().to_string_lossy();
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' };
     let stem: String = stem.chars().map(plain).collect();
-    let digest = Sha256::of_parts(&[path.as_os_str().as_encoded_bytes()]).to_string();
-    format!("multistrap.{stem}.{}.{}", configuration.target_architecture(), &digest[..8])
+    format!("multistrap.{stem}.{}", configuration.target_architecture())
 }
 
 /// The folder, claimed for a run: a run that was killed is seen by the next one, which begins anew.
