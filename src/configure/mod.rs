@@ -108,13 +108,16 @@ pub fn configure(
     Ok(Configured { image: inputs.composed.image.clone(), changes, enforced, accelerated, packages })
 }
 
+/// Packages, and the seconds that each took.
+type Seconds = Vec<(String, f64)>;
+
 /// Runs the scripts in a sandbox. Gives it with what they have changed, also where one has failed; and
 /// the seconds of each package.
 fn run_stage_two(
     inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
-) -> Result<(Session, Result<Vec<(String, f64)>>)> {
+) -> Result<(Session, Result<Seconds>)> {
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
@@ -160,7 +163,7 @@ fn run_scripts(
     inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
-) -> Result<(Session, Result<Vec<(String, f64)>>)> {
+) -> Result<(Session, Result<Seconds>)> {
     let image = inputs.composed.image.as_str();
     let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
     let Err(mut error) = scripts.run() else {

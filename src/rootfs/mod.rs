@@ -138,6 +138,7 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
     if usr::is_wanted(&database.packages) {
         steps.extend(usr::merge(&mut tree, |a, b| usr::same_content(folder, a, b))?);
     }
+    steps.extend(usr::remove_stray_link(&mut tree));
     Ok(Rootfs {
         folder: folder.to_owned(),
         architecture,

@@ -41,6 +41,14 @@ pub(super) fn merge(tree: &mut Tree, same: impl Fn(&[u8], &[u8]) -> Result<bool>
     Ok(steps)
 }
 
+/// The link that multistrap makes for every architecture, `lib64 -> ./lib`, goes where `/usr` is merged:
+/// base-files (Debian 13) refuses to be configured beside it.
+pub(super) fn remove_stray_link(tree: &mut Tree) -> Option<Step> {
+    let is_merged = tree.link(b"lib") == Some(b"usr/lib");
+    let is_stray = tree.link(b"lib64").is_some_and(|target| [&b"./lib"[..], b"lib"].contains(&target));
+    (is_merged && is_stray && tree.0.remove(&b"lib64"[..]).is_some()).then(|| Step::Remove(b"lib64".to_vec()))
+}
+
 /// Moves a folder into another place, or what is in it into the folder that is there.
 fn folder(
     tree: &mut Tree,
@@ -222,6 +230,19 @@ mod tests {
         assert!(steps.contains(&Step::Remove(b"bin/which".to_vec())));
         assert!(steps.contains(&Step::Rename(b"lib/a".to_vec(), b"usr/lib/a".to_vec())));
         assert!(steps.contains(&Step::RemoveFolder(b"lib/m".to_vec())));
+    }
+
+    #[test]
+    fn a_stray_link_goes_where_usr_is_merged() {
+        for (lib, lib64, expected) in [
+            ("lib>usr/lib", "lib64>./lib", true),
+            ("lib>usr/lib", "lib64>usr/lib64", false),
+            ("lib/", "lib64>./lib", false),
+        ] {
+            let mut tree = tree(&[lib, lib64]);
+            assert_eq!(remove_stray_link(&mut tree).is_some(), expected, "{lib} {lib64}");
+            assert_eq!(tree.get(b"lib64").is_none(), expected);
+        }
     }
 
     #[test]
