@@ -296,6 +296,8 @@ pub(crate) struct Wanted {
     pub(crate) single: bool,
     /// It notes who writes which file.
     pub(crate) writers: bool,
+    /// Nothing is denied: for programs of the host.
+    pub(crate) allows_all: bool,
 }
 
 impl Wanted {
@@ -350,7 +352,8 @@ pub(crate) fn abi(architecture: u32, number: u32) -> Option<Abi> {
 /// remembers that by number and does not run the program at all.
 fn program(wanted: Wanted) -> Program {
     let syncs = if wanted.no_sync { SYNCS } else { &[] };
-    let all: Vec<&Rule> = wanted.asked().chain(DENIED).chain(syncs).collect();
+    let denied = if wanted.allows_all { &[] } else { DENIED };
+    let all: Vec<&Rule> = wanted.asked().chain(denied).chain(syncs).collect();
     let native = rules(&all, |rule| u32::try_from(rule.native).ok());
     let mut abis: Vec<(u32, Program)> = Vec::new();
     #[cfg(target_arch = "x86_64")]

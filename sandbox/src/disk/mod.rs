@@ -205,7 +205,7 @@ pub enum Missing {
 }
 
 /// Why a link has no owner in tier single.
-const NO_RECORD: &str = "only files and folders can carry a record";
+pub(crate) const NO_RECORD: &str = "only files and folders can carry a record";
 
 /// A move that was killed.
 #[derive(Clone, Debug, PartialEq, Eq)]

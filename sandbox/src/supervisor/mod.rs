@@ -13,6 +13,9 @@
 //! give is what the kernel checks: a process that became another user may still do whatever root may
 //! inside. /proc/PID/status, SO_PEERCRED and AT_UID show the one user.
 //!
+//! For programs of the host ([`crate::host`]) all that holds below one folder alone; outside of it files are
+//! as the kernel has them, and nobody can be given one.
+//!
 //! **No answer goes astray.** A call is known by a number that is never used again. The memory is
 //! opened by the thread's number, and then the kernel is asked whether the call still waits: if so, the
 //! thread is alive and the number its own, so what was opened is its memory, whatever happens
@@ -37,6 +40,7 @@ mod writers;
 use std::{
     collections::HashMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use caps::{CapSet, Capability};
@@ -138,6 +142,7 @@ pub(crate) fn wanted(plan: &Plan, tier: Tier) -> Wanted {
         sorted_folders: plan.sorted_folders && kernel_is_at_least(5, 6),
         single: tier == Tier::Single,
         writers: plan.writers.is_some(),
+        allows_all: false,
     }
 }
 
@@ -189,7 +194,9 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     };
     // From here on nothing of the host has a path.
     setns(mounts, CloneFlags::CLONE_NEWNS).doing("joining the sandbox's mounts")?;
-    let surroundings = Surroundings::inside(proc, own_descriptors).doing("joining the sandbox's mounts")?;
+    let tree = start.on_host.as_ref().map(|on_host| on_host.folder.as_path());
+    let surroundings =
+        Surroundings::inside(proc, own_descriptors, tree).doing("joining the sandbox's mounts")?;
     reduce_capabilities()?;
     notify::wake_in_place(listener.as_fd());
     let wanted = wanted(&start.plan, start.tier);
@@ -207,7 +214,8 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     serving.remember(&links)?;
     serving.serve(&socket, &control)?;
     // The records are asked for when pid 1 is gone.
-    let owners = OwnersElsewhere { owners: serving.records.remembered() };
+    let top = tree.unwrap_or(Path::new("/"));
+    let owners = OwnersElsewhere { owners: serving.records.remembered(top) };
     drop(serving);
     control.send(&owners, &[])?;
     let _ = control.receive::<()>();
@@ -219,6 +227,9 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
 fn links_with_owners(start: &Start, stored: Links) -> Result<Links> {
     if start.tier != Tier::Single {
         return Ok(Vec::new());
+    }
+    if start.on_host.is_some() {
+        return Ok(stored);
     }
     let kept = start.folder.join(owners::FILE);
     if kept.exists() {

@@ -360,7 +360,8 @@ impl Making<'_> {
         let words = arguments.iter().map(|word| format!(" {word}")).collect::<String>();
         let shown = format!("{kind} {}{words}", script.display());
         self.session.reporter.note(&self.image.request.image, format!("running the {shown}"));
-        let code = tree::run_script(self.session, &self.root, self.tier()?, script, arguments)
+        let tier = self.tier()?;
+        let code = tree::run_script(self.session, &self.root, tier, &mut self.unpacked, script, arguments)
             .with_context(|| format!("the {shown}"))?;
         if code != 0 {
             self.failures.push(format!("the {shown} ended with exit status {code}"));

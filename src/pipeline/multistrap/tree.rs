@@ -8,7 +8,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use sandbox::{Stored, Tier};
+use sandbox::{Command, Missing, NotOnDisk, Stdio, Stored, Tier};
 
 use super::{
     Order, conffiles,
@@ -72,19 +72,36 @@ pub(super) fn unpack(
     })
 }
 
-/// Runs a script of the user's; gives its exit status as a shell has it.
+/// Runs a script of the user's on the folder; gives its exit status as a shell has it.
 pub(super) fn run_script(
     session: &Session<'_>,
     root: &Root,
     tier: Option<Tier>,
+    unpacked: &mut Unpacked,
     script: &Path,
     arguments: &[&str],
 ) -> Result<u8> {
-    let _ = (session, tier);
-    let mut folder = root.path().as_os_str().to_owned();
-    folder.push("/"); // as multistrap gives it
-    let status = std::process::Command::new(script).arg(folder).args(arguments).status().context("script")?;
-    Ok(status.code().unwrap_or(255) as u8)
+    let mut folder = root.path().as_os_str().as_encoded_bytes().to_vec();
+    folder.push(b'/'); // as multistrap gives it
+    let words = [script.as_os_str().as_encoded_bytes().to_vec(), folder];
+    let rest = arguments.iter().map(|word| word.as_bytes().to_vec());
+    let mut command = Command::new(words.into_iter().chain(rest));
+    command.stdin = Stdio::Null;
+    let links: Vec<NotOnDisk> =
+        unpacked.overrides.iter().filter_map(|(path, o)| not_on_disk(path, o)).collect();
+    let ran = sandbox::run_on_host(root.path(), tier, &links, &command, session.stop)?;
+    for link in ran.links {
+        if let Missing::Owner { uid, gid } = link.what {
+            unpacked.overrides.insert(link.path, Override { uid, gid, device: None });
+        }
+    }
+    Ok(ran.status.code())
+}
+
+/// An owner that the folder cannot have, as the sandbox takes it.
+fn not_on_disk(path: &[u8], known: &Override) -> Option<NotOnDisk> {
+    let &Override { uid, gid, device: None } = known else { return None };
+    Some(NotOnDisk { path: path.to_vec(), what: Missing::Owner { uid, gid }, why: String::new() })
 }
 
 /// Runs the scripts of the packages that are not configured yet; gives what of owners the folder cannot
