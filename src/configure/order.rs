@@ -25,7 +25,7 @@ pub(super) enum Step {
     /// Run debootstrap's second stage.
     SecondStage,
     /// Let dpkg unpack these debs of the tree.
-    Install(Vec<String>),
+    Unpack(Vec<String>),
     /// Run these preinst scripts with `install`, in this order.
     Preinst(Vec<usize>),
     /// `dpkg --configure` these.
@@ -42,9 +42,8 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
         // debconf is unpacked with all that it needs.
         return Ok(vec![Step::Seed, Step::SecondStage, Step::ConfigureAll]);
     }
-    if let Begin::Install(debs) = begin {
-        // dpkg does the rest: their scripts, in the order in which they are given.
-        return Ok(vec![Step::Seed, Step::Install(debs.clone()), Step::ConfigureAll]);
+    if let Begin::Unpack(debs) = begin {
+        return Ok(vec![Step::Unpack(debs.clone())]);
     }
     let graph = Graph::new(packages)?;
     let has_preinst = |&p: &usize| {
@@ -54,7 +53,7 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
     let is_installed = |p: usize| packages[p].state == PackageState::Installed;
     let mut steps = match begin {
         Begin::Register(_) => vec![Step::Register],
-        Begin::Composed | Begin::SecondStage | Begin::Install(_) => Vec::new(),
+        Begin::Composed | Begin::SecondStage | Begin::Unpack(_) => Vec::new(),
     };
     let essential = graph.closure(&graph.essential);
     let mut base = graph.in_order(&essential);
@@ -285,7 +284,7 @@ mod tests {
             .map(|step| match step {
                 Step::Register => "register".into(),
                 Step::SecondStage => "second stage".into(),
-                Step::Install(debs) => format!("install {}", debs.join(" ")),
+                Step::Unpack(debs) => format!("unpack {}", debs.join(" ")),
                 Step::Preinst(p) => format!("preinst {}", list(p)),
                 Step::Configure(p) => format!("configure {}", list(p)),
                 Step::Seed => "seed".into(),

@@ -245,7 +245,7 @@ impl<'a> Scripts<'a> {
         match step {
             Step::Register => self.register(),
             Step::SecondStage => self.second_stage(),
-            Step::Install(debs) => self.install(debs),
+            Step::Unpack(debs) => self.unpack(debs),
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
                 let names: Vec<&str> =
@@ -296,11 +296,11 @@ impl<'a> Scripts<'a> {
     }
 
     /// Lets dpkg unpack debs, with all that it does then: scripts, conflicts, diversions.
-    fn install(&mut self, debs: &[String]) -> Result<()> {
+    fn unpack(&mut self, debs: &[String]) -> Result<()> {
         let mut words = vec!["dpkg"];
         words.extend(DPKG_OPTIONS);
-        // They may pre-depend on each other; who asked for them together wants them all configured at
-        // the end, which is checked.
+        // They may pre-depend on each other, and wait for each other: what they need in the end is looked
+        // at when they are configured.
         words.extend(["--force-depends", "--unpack"]);
         words.extend(debs.iter().map(String::as_str));
         let heading = format!("dpkg --unpack {}", debs.join(" "));

@@ -59,9 +59,8 @@ pub struct Known {
     pub held: Vec<HeldFile>,
     /// Whether no preinst is run.
     pub omit_preinst: bool,
-    /// Debs in the folder, whole paths inside it, that are installed over what it has. All of that is
-    /// configured already.
-    pub install: Vec<String>,
+    /// Debs in the folder, whole paths inside it: dpkg unpacks them, and nothing is configured.
+    pub unpack: Vec<String>,
 }
 
 /// Finishes a folder; gives how many packages were configured.
@@ -92,8 +91,8 @@ pub(super) fn finish_folder(
         tier: requirements.tier(),
     };
     let mut rootfs = rootfs::read(&folder, &read).with_context(|| folder.display().to_string())?;
-    if !target.known.install.is_empty() {
-        rootfs.begin = Begin::Install(target.known.install.clone());
+    if !target.known.unpack.is_empty() {
+        rootfs.begin = Begin::Unpack(target.known.unpack.clone());
     }
     for package in rootfs.packages.iter_mut().filter(|_| target.known.omit_preinst) {
         if package.state == PackageState::Unpacked {

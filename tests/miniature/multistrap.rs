@@ -211,8 +211,8 @@ fn a_configuration_is_made_in_its_own_order_by_every_account() {
         for asked in ["greeter", "dash", "farewells", "sighs"] {
             assert!(!automatic.contains(&format!("Package: {asked}\n")), "{asked}: {automatic}");
         }
-        let deb = format!("root/var/cache/apt/archives/greeter_1%3a1.0-1_all.deb");
-        assert!(old.fixture.path(&deb).is_file(), "packages stay under apt's names");
+        let deb = "root/var/cache/apt/archives/greeter_1%3a1.0-1_all.deb";
+        assert!(old.fixture.path(deb).is_file(), "packages stay under apt's names");
         let config = fs::metadata(old.fixture.path("root/config.sh")).expect("copied");
         assert_eq!(config.permissions().mode() & 0o7777, 0o755);
         let again = old.multistrap(&["--lock", "old.lock"]);

@@ -274,7 +274,9 @@ impl Making<'_> {
             }
         }
         if !again.is_empty() {
-            self.configure(Known { install: again, ..self.known() })?;
+            self.configure(Known { unpack: again, ..self.known() })?;
+            // dpkg has run the preinst.
+            self.configure(Known { omit_preinst: true, ..self.known() })?;
         }
         self.hooks("native hook", &scripts.native, &["end"])
     }
@@ -282,12 +284,13 @@ impl Making<'_> {
     /// Installs the packages that come when the others are configured.
     fn second_round(&mut self) -> Result<()> {
         let additional = self.lockfile.packages.iter().filter(|package| choice::is_additional(package));
-        let install: Vec<String> = additional.map(deb).collect();
-        if install.is_empty() {
+        let unpack: Vec<String> = additional.map(deb).collect();
+        if unpack.is_empty() {
             return Ok(());
         }
+        self.configure(Known { unpack, ..self.known() })?;
         self.hooks("native hook", &self.order.scripts.native, &["start"])?;
-        self.configure(Known { install, ..self.known() })?;
+        self.configure(Known { omit_preinst: true, ..self.known() })?;
         self.hooks("native hook", &self.order.scripts.native, &["end"])
     }
 
