@@ -21,6 +21,10 @@ pub struct Request {
     pub repositories: Vec<Repository>,
     /// The requested packages, in the manifest's order.
     pub packages: Vec<PackageRequest>,
+    /// Whether what packages depend on is installed too. Left out of what it is serialised as where it is,
+    /// as it nearly always is: the digests of older requests stay.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub dependencies: bool,
     /// Whether Recommends are installed too.
     pub recommends: bool,
     /// Whether all packages marked `Essential: yes` are installed.
@@ -29,6 +33,14 @@ pub struct Request {
     pub priority: Vec<String>,
     /// Version pins, in the manifest's order.
     pub pins: Vec<Pin>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// One image of a manifest.
@@ -278,7 +290,7 @@ pub struct UnpackedPackage {
     /// Whether its preinst says `dpkg-divert`.
     #[serde(default)]
     pub diverts: bool,
-    /// When its newest file was changed, in seconds since 1970.
+    /// The date of its changelog's newest entry, in seconds since 1970; 0 without one.
     pub newest: u64,
     /// How far it is; that of a composed tree's is always the same.
     #[serde(skip)]

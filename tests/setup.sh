@@ -58,6 +58,7 @@ if [ "$purpose" = tests ]; then
     need strace      "proof that compose opens no file object"               has strace
     need mmdebstrap  "oracle: an image by apt and dpkg, to compare with"      has mmdebstrap
     need apparmor    "oracle: takes the profile for Ubuntu"                  has apparmor_parser
+    need ninja-build "oracle: drives a build by what treestrap ninja writes"  has ninja
     need python3     "what compares images with those"                       has python3
 fi
 

@@ -14,12 +14,15 @@ mod export;
 mod fetch;
 mod folders;
 mod generate;
+mod import;
 mod init;
 mod lock;
 mod multistrap;
+mod ninja;
 mod outcome;
 mod output;
 mod program;
+mod prune;
 mod run;
 mod signals;
 mod stage_two;
@@ -94,9 +97,12 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Build(arguments) => build::run(program, arguments),
         Verb::Run(arguments) => run::run(program, arguments),
         Verb::Verify(arguments) => verify::run(program, arguments),
+        Verb::Prune(arguments) => prune::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
         Verb::Multistrap(arguments) => multistrap::run(program, arguments),
+        Verb::Import(arguments) => import::run(program, arguments),
+        Verb::Ninja(arguments) => ninja::run(program, arguments),
         Verb::Doctor => doctor::run(program),
         Verb::Completions(arguments) => generate::completions(program, arguments),
         Verb::Man(arguments) => generate::man(program, arguments),

@@ -198,8 +198,8 @@ fn run_scripts(
     Ok((session, Err(error)))
 }
 
-/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
-/// seconds since 1970.
+/// The time that stands for the build's in everything it makes: that of the newest entry of
+/// the packages' changelogs, in seconds since 1970.
 fn newest(inputs: &Inputs<'_>) -> u64 {
     inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }

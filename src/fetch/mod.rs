@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    acquire::{Acquire, Meter, Undelivered, Wanted, parallel, uri},
+    acquire::{ANY, Acquire, Meter, Undelivered, Wanted, parallel, uri},
     artefacts::LockedPackage,
     error::{Context, Error, Kind, Result},
     report::{Event, Reporter, Stage},
@@ -141,6 +141,9 @@ impl Run<'_, '_> {
             uris.insert(0, uri::of_file(path));
         }
         let from_archive = uris.len() - bases.len();
+        if package.repository.is_none() {
+            uris.extend(bases.iter().map(|base| uri::join(base, &aptly_path(package))));
+        }
         if uris.is_empty() {
             let message = "its lock names no repository, and the manifest has none";
             return Err(Undelivered::Consumer(
@@ -149,7 +152,7 @@ impl Run<'_, '_> {
         }
         let wanted = Wanted {
             what: format!("the package {}", package.id()),
-            repository: package.repository.clone().unwrap_or_else(|| "(any)".to_owned()),
+            repository: package.repository.clone().unwrap_or_else(|| ANY.to_owned()),
             uris,
             size: package.known_size(),
             sha256: Some(package.sha256),
@@ -216,6 +219,14 @@ impl Run<'_, '_> {
 fn part(package: &LockedPackage) -> (Option<String>, String) {
     let words: Vec<&str> = package.filename.trim_start_matches("./").split('/').take(2).collect();
     (package.repository.clone(), words.join("/"))
+}
+
+/// Where the deb is in aptly's own pool: apt2ostree, which makes locks that name no repository, looks for it
+/// there, too (`download_deb` in its apt.py).
+fn aptly_path(package: &LockedPackage) -> String {
+    let digits = package.sha256.to_string();
+    let file = package.filename.rsplit('/').next().unwrap_or_default();
+    format!("{}/{}/{}_{file}", &digits[..2], &digits[2..4], &digits[4..])
 }
 
 /// Where a deb is kept: under the last part of its name in the archive.

@@ -167,15 +167,21 @@ fn choose(request: &Request, indexes: &[Index], kept: &Kept<'_>) -> Result<Vec<L
 
     let mut marking = plan();
     let selection = selection::select(&mut marking, indexes, request)?;
-    let requested = selection.packages(&universe);
-    selection::mark(&mut marking, indexes, &selection);
-    if !ProblemResolver::new(&mut marking, &requested).resolve() {
-        marking = search(plan, &policy, &selection)?;
-    }
-    garbage::collect(&mut marking);
-
-    let versions = marking.installed().into_iter().filter_map(|package| marking.state(package).install);
+    let versions: Vec<VersionId> = if request.dependencies {
+        let requested = selection.packages(&universe);
+        selection::mark(&mut marking, indexes, &selection);
+        if !ProblemResolver::new(&mut marking, &requested).resolve() {
+            marking = search(plan, &policy, &selection)?;
+        }
+        garbage::collect(&mut marking);
+        marking.installed().into_iter().filter_map(|package| marking.state(package).install).collect()
+    } else {
+        // One may be there by several names.
+        let chosen: BTreeSet<VersionId> = selection.install.iter().copied().collect();
+        chosen.into_iter().collect()
+    };
     versions
+        .into_iter()
         .map(|version| {
             let data = universe.version(version);
             let index = &indexes[usize::from(data.indexes[0])];

@@ -61,6 +61,19 @@ pub(super) fn of_commit(
     Ok(listing)
 }
 
+/// Removes those of commits that are not there any more.
+pub(super) fn remove_orphans(session: &Session<'_>, is_there: impl Fn(Sha256) -> Result<bool>) -> Result<()> {
+    let folder = session.repo.join(store::PRIVATE_FOLDER).join(FOLDER);
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let commit = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if !commit.map_or(Ok(false), &is_there)? {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn digest(commit: Sha256, listing: &[u8]) -> Sha256 {
     Sha256::of_parts(&[&commit.0, listing])
 }

@@ -10,6 +10,9 @@
 //! | `verify` | `verify` |
 //! | `multistrap` | `multistrap` |
 //! | `comparison` | `diff` |
+//! | `import` | `import` |
+//! | `ninja` | `ninja`, `fetch --stamp` |
+//! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
@@ -18,10 +21,13 @@ mod acceleration;
 mod build;
 mod comparison;
 mod dates;
+mod import;
 mod listings;
 mod locks;
 pub mod multistrap;
+mod ninja;
 mod pool;
+mod prune;
 mod rootfs;
 mod stage_two;
 mod tools;
@@ -101,8 +107,11 @@ pub enum ExportTo {
 
 pub use build::build;
 pub use comparison::diff;
+pub use import::{Import, Imported, import};
 pub use locks::{lock, why};
+pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
+pub use prune::{Removed, prune};
 pub use rootfs::{Known, Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};

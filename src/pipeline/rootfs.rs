@@ -250,6 +250,7 @@ fn image(session: &Session<'_>, target: &Target, name: &str, rootfs: &Rootfs) ->
             repositories,
             packages: Vec::new(),
             recommends: false,
+            dependencies: true,
             essential: false,
             priority: Vec::new(),
             pins: Vec::new(),

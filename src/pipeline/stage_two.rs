@@ -13,7 +13,10 @@ use crate::{
     configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
     digest::Sha256,
     report::Stage,
-    store::{Store, records::configured_reference},
+    store::{
+        Store,
+        records::{configured_reference, memory_reference},
+    },
 };
 
 /// The commit's metadata that says what stage 2 was made from, besides the composed tree.
@@ -91,6 +94,9 @@ pub(super) fn run_stage_two(
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
         let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image, preseed.as_deref()))]);
         let committed = adopting.into_adopter()?.commit(composed, &configured, &extra)?;
+        if trial.is_none() {
+            store.set_reference(&memory_reference(digest(image, composed)?), committed.commit)?;
+        }
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))
     })?;
@@ -110,16 +116,61 @@ pub(super) fn run_stage_two(
 /// The finished image, if it was made from this composed tree and nothing else changed.
 pub(super) fn finished(store: &Store, image: &Image, composed: &Composed) -> Result<Option<Committed>> {
     let name = &image.request.image;
-    let Some(commit) = store.resolve(&configured_reference(name))? else { return Ok(None) };
+    let commit = store.resolve(&configured_reference(name))?;
+    let commit = is_of(store, commit, image, composed)?;
+    Ok(commit.map(|commit| Committed { image: name.clone(), commit }))
+}
+
+/// The same; else the result of another image, or of an earlier lock, that was made of the same: then it is
+/// this image's, too.
+pub(super) fn remembered(
+    session: &Session<'_>,
+    store: &Store,
+    image: &Image,
+    composed: &Composed,
+) -> Result<Option<Committed>> {
+    if let Some(committed) = finished(store, image, composed)? {
+        return Ok(Some(committed));
+    }
+    let name = &image.request.image;
+    let commit = store.resolve(&memory_reference(digest(image, composed)?))?;
+    let Some(commit) = is_of(store, commit, image, composed)? else { return Ok(None) };
+    store.set_reference(&configured_reference(name), commit)?;
+    session.reporter.note(name, "configured before, of the same packages and settings: nothing is run again");
+    Ok(Some(Committed { image: name.clone(), commit }))
+}
+
+/// The commit, if it was made from this composed tree and with the image's settings.
+fn is_of(
+    store: &Store,
+    commit: Option<Sha256>,
+    image: &Image,
+    composed: &Composed,
+) -> Result<Option<Sha256>> {
+    let Some(commit) = commit.filter(|&commit| store.has_commit(commit).unwrap_or(false)) else {
+        return Ok(None);
+    };
     let same_tree = store.image_record(commit)?.is_some_and(|record| record.source == composed.commit);
     let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
     let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs);
-    Ok((same_tree && same_inputs).then(|| Committed { image: name.clone(), commit }))
+    Ok((same_tree && same_inputs).then_some(commit))
+}
+
+/// The digest of all that determines the finished image.
+pub(super) fn digest(image: &Image, composed: &Composed) -> Result<Sha256> {
+    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
+    let text = serde_json::to_string(&(composed.commit, inputs)).map_err(Error::bug)?;
+    Ok(Sha256::of(text.as_bytes()))
 }
 
 /// What decides the result of stage 2 besides the composed tree.
 fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value {
     json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of), "identity": image.identity })
+}
+
+/// The same without answers to packages' questions, which may be in a file.
+pub(super) fn settings(image: &Image) -> serde_json::Value {
+    stage_two_inputs(image, None)
 }
 
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {

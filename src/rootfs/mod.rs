@@ -30,10 +30,10 @@ use sandbox::{Edits, Given, Metadata, Rearrange, Tier, view::Listing};
 use crate::{
     Context, Error, Result,
     artefacts::{Begin, LockedPackage, PackageState, UnpackedPackage},
-    debian::{deb::Deb, deb822},
+    debian::{changelog::Changelog, deb::Deb, deb822},
     digest::Sha256,
 };
-use tree::{NodeKind, Tree};
+use tree::{Node, NodeKind, Tree};
 
 /// What the user says of a folder.
 #[derive(Clone, Debug, Default)]
@@ -130,9 +130,13 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
     if database.packages.is_empty() {
         return Err(nothing_there(folder));
     }
-    let newest = newest(&tree);
     for package in &mut database.packages {
-        package.newest = newest;
+        package.newest = newest(&tree, folder, package);
+    }
+    if database.packages.iter().all(|package| package.newest == 0) {
+        // Unpacked without documentation.
+        let newest = newest_file(&tree);
+        database.packages.iter_mut().for_each(|package| package.newest = newest);
     }
     let mut steps = mount_points(&mut tree);
     if usr::is_wanted(&database.packages) {
@@ -185,9 +189,9 @@ impl Rootfs {
         devices.map(|(path, node, numbers)| (path.as_slice(), &node.metadata, numbers))
     }
 
-    /// When the newest file of packages was changed, in seconds since 1970.
+    /// When the newest package was made, in seconds since 1970.
     pub fn newest(&self) -> u64 {
-        self.packages.first().map_or(0, |package| package.newest)
+        self.packages.iter().map(|package| package.newest).max().unwrap_or(0)
     }
 
     /// What each package has of programs and libraries: nothing of those that are not unpacked yet.
@@ -268,9 +272,24 @@ fn architecture<'a>(stanzas: impl Iterator<Item = &'a deb822::Stanza>) -> Option
     counts.into_iter().max_by_key(|&(name, count)| (count, name)).map(|(name, _)| name.to_owned())
 }
 
-/// When the newest file of packages was changed, as far as that shows: unpacking keeps times, and below
-/// /usr nothing else is written yet.
-fn newest(tree: &Tree) -> u64 {
+/// When a package was made, by its changelog; 0 where the folder has none.
+fn newest(tree: &Tree, folder: &Path, package: &UnpackedPackage) -> u64 {
+    let mut changelog = Changelog::of(&package.name, &package.architecture);
+    for path in changelog.paths().to_vec() {
+        if let Some(Node { kind: NodeKind::File { content, size, .. }, .. }) = tree.get(path.as_bytes())
+            && changelog.wants(&path, *size)
+            // Documentation is for all to read; what is not, says nothing.
+            && let Ok(content) = std::fs::read(folder.join(OsStr::from_bytes(content)))
+        {
+            changelog.file(&path, &content);
+        }
+    }
+    changelog.date()
+}
+
+/// When the newest file below /usr was changed, in seconds since 1970: unpacking keeps times, and nothing else is
+/// written there yet.
+fn newest_file(tree: &Tree) -> u64 {
     let files = tree
         .0
         .iter()

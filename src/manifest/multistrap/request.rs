@@ -40,6 +40,7 @@ impl Configuration {
             repositories: self.repositories(&self.bootstrap, signed_by),
             packages: self.packages()?,
             recommends: self.recommends,
+            dependencies: true,
             // multistrap does not ask for them as such; nearly all of them are required.
             essential: false,
             priority,

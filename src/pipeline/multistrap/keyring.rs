@@ -65,6 +65,7 @@ fn download(session: &Session<'_>, names: &BTreeSet<String>) -> Result<Vec<PathB
         repositories: sources::host_repositories(Path::new("/"))?,
         packages: Vec::new(),
         recommends: false,
+        dependencies: true,
         essential: false,
         priority: Vec::new(),
         pins: Vec::new(),
