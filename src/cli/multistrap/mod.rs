@@ -149,6 +149,7 @@ pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
         configuration: &configuration,
         scripts: &scripts,
         lock: arguments.lock.as_deref(),
+        stdout_is_data: program.global.json,
         identity: arguments.identity.policy(),
         stage_two: arguments.stage_two.options(),
     };

@@ -205,3 +205,159 @@ pub(super) fn tidy(root: &Root, is_unpacked: bool) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::PathBuf};
+
+    use super::*;
+    use crate::{
+        debian::deb822::Stanza, digest::Sha256, manifest::multistrap::Files, pipeline::multistrap::Scripts,
+    };
+
+    struct One(&'static str);
+
+    impl Files for One {
+        fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+            Ok(self.0.as_bytes().to_vec())
+        }
+
+        fn is_file(&self, _: &Path) -> bool {
+            true
+        }
+    }
+
+    fn configuration(text: &'static str) -> Configuration {
+        let mut configuration = Configuration::read(Path::new("a"), &One(text)).expect("well-formed");
+        configuration.set_architecture("armhf").expect("an architecture");
+        configuration
+    }
+
+    #[test]
+    fn names_of_lists_are_those_of_apt() {
+        // As apt 2.6 called them in var/lib/apt/lists.
+        for (uri, name) in [
+            ("http://mirror.example/debian/dists/sid/InRelease", "mirror.example_debian_dists_sid_InRelease"),
+            ("https://mirror.example:8080/a_b/x", "mirror.example:8080_a%5fb_x"),
+            ("file:/srv/a/dists/x", "_srv_a_dists_x"),
+            ("copy:///srv/a/./Packages", "_srv_a_._Packages"),
+        ] {
+            assert_eq!(list_name(uri), name, "{uri}");
+        }
+    }
+
+    #[test]
+    fn lines_of_sources() {
+        for (text, expected) in [
+            (
+                "[d]\nsource=http://mirror.example/debian\nsuite=sid\n",
+                "deb [arch=armhf] http://mirror.example/debian sid main\n\
+                 deb-src http://mirror.example/debian sid main\n",
+            ),
+            (
+                "[d]\nsource=[arch=x trusted=yes] copy:/srv/a ./\nomitdebsrc=true\n",
+                "deb [arch=armhf trusted=yes] copy:/srv/a ./\n",
+            ),
+            (
+                "[General]\nmultiarch=armhf arm64\n[d]\nsource=[signed-by=/k] http://mirror.example\nsuite=sid\n\
+                 components=main contrib\n",
+                "deb [arch=armhf signed-by=/k] http://mirror.example sid main contrib\n\
+                 deb [arch=arm64 signed-by=/k] http://mirror.example sid main contrib\n\
+                 deb-src [signed-by=/k] http://mirror.example sid main contrib\n",
+            ),
+            ("[d]\npackages=ab\n", ""),
+        ] {
+            let configuration = configuration(text);
+            assert_eq!(sources_of(&configuration, &configuration.sections["d"]), expected, "{text}");
+        }
+    }
+
+    fn package(name: &str, version: &str, architecture: &str, reason: &str) -> LockedPackage {
+        let fields = vec![(lockfile::REASON.to_owned(), reason.to_owned())];
+        LockedPackage {
+            name: name.into(),
+            version: version.into(),
+            architecture: architecture.into(),
+            filename: String::new(),
+            size: 1,
+            sha256: Sha256([0; 32]),
+            repository: None,
+            stanza: Stanza { fields },
+        }
+    }
+
+    #[test]
+    fn packages_have_apts_names() {
+        for (version, name) in
+            [("1:9.2p1-2+deb12u1", "a_1%3a9.2p1-2+deb12u1_armhf.deb"), ("2.0~rc1", "a_2.0~rc1_armhf.deb")]
+        {
+            assert_eq!(archive_name(&package("a", version, "armhf", "")), name);
+        }
+    }
+
+    #[test]
+    fn what_is_there_whatever_is_installed_and_what_is_tidied_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::make(folder.path()).expect("made");
+        let configuration = configuration(
+            "[General]\nmultiarch=arm64 armhf\nnoauth=true\nmarkauto=true\n[d]\nsource=http://mirror.example\nsuite=sid\n",
+        );
+        let packages = vec![
+            package("asked", "1", "armhf", "requested"),
+            package("needed", "1", "all", "depends of asked"),
+            package("foreign", "1", "arm64", "depends of asked"),
+        ];
+        let lockfile = Lockfile { packages, request: None };
+        let preferences = folder.path().join("pins");
+        std::fs::write(&preferences, "Package: a\n").expect("written");
+        let scripts = Scripts { preferences: Some(preferences), ..Scripts::default() };
+        let (stop, reporter) = (std::sync::atomic::AtomicBool::new(false), crate::report::Silent);
+        let session = Session {
+            repo: PathBuf::new(),
+            cache: PathBuf::new(),
+            state: PathBuf::new(),
+            offline: true,
+            keep_debs: None,
+            debug: false,
+            reporter: &reporter,
+            stop: &stop,
+        };
+        std::fs::create_dir_all(folder.path().join("etc")).expect("a folder");
+        std::fs::write(folder.path().join("etc/shells"), "/bin/sh\n").expect("written");
+        prepare(&root, &session, &configuration, &scripts, &lockfile).expect("prepared");
+        let read =
+            |path: &str| String::from_utf8(root.read(path).expect("read").expect(path)).expect("UTF-8");
+        assert_eq!(read("var/lib/dpkg/arch"), "armhf\narm64\n", "its own comes first");
+        assert_eq!(read("etc/apt/preferences.d/pins"), "Package: a\n");
+        assert_eq!((read("etc/shells").as_str(), read("usr/share/info/dir").as_str()), ("/bin/sh\n", ""));
+
+        mark_automatic(&root, &configuration, &lockfile).expect("written");
+        assert_eq!(
+            read("var/lib/apt/extended_states"),
+            "Package: needed\nArchitecture: armhf\nAuto-Installed: 1\n\n\
+             Package: foreign\nArchitecture: arm64\nAuto-Installed: 1\n\n"
+        );
+        for path in [
+            "etc/apt/sources.list",
+            "etc/apt/sources.list.d/multistrap-gone.list",
+            "etc/apt/sources.list.d/own.list",
+        ] {
+            root.write(path, FILE_MODE, b"x").expect("written");
+        }
+        write_sources(&root, &configuration, configuration.sections.values()).expect("written");
+        assert_eq!(root.files(SOURCES).expect("listed"), ["multistrap-d.list", "own.list"]);
+        assert!(!root.has("etc/apt/sources.list").expect("looked"));
+
+        for path in
+            ["var/cache/apt/archives/a_1_all.deb", "var/lib/apt/lists/x", "var/cache/apt/pkgcache.bin"]
+        {
+            root.write(path, FILE_MODE, b"x").expect("written");
+        }
+        tidy(&root, false).expect("tidied");
+        assert_eq!(root.files(ARCHIVES).expect("listed"), ["a_1_all.deb"], "it is nowhere else");
+        tidy(&root, true).expect("tidied");
+        for folder in [ARCHIVES, LISTS, "var/cache/apt"] {
+            assert_eq!(root.files(folder).expect("listed"), [""; 0], "{folder}");
+        }
+    }
+}

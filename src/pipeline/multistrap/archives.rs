@@ -222,3 +222,77 @@ impl DebSink for Nothing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{debian::release::Release, lock::lockfile};
+
+    fn index(packages: &str) -> Index {
+        Index {
+            repository: "d".into(),
+            uri: "http://mirror.example".into(),
+            suite: "sid".into(),
+            component: "main".into(),
+            architecture: "source".into(),
+            release: Arc::new(Release::default()),
+            packages: packages.as_bytes().into(),
+        }
+    }
+
+    #[test]
+    fn source_packages_are_found_by_name_and_version() {
+        let stanza = |fields: &str| {
+            let text = format!(
+                "Package: libx1\nVersion: 2:1.0-1+b2\nArchitecture: armhf\nFilename: pool/libx1.deb\nSize: 1\n\
+                 SHA256: {}\n{fields}",
+                Sha256([7; 32])
+            );
+            lockfile::entry(text.as_bytes(), "d", "sid").expect("well-formed")
+        };
+        for (fields, name, version) in [
+            ("", "libx1", "2:1.0-1+b2"),
+            ("Source: x\n", "x", "2:1.0-1+b2"),
+            ("Source: x (2:1.0-1)\n", "x", "2:1.0-1"),
+        ] {
+            assert_eq!(source_of(&stanza(fields)), (name.to_owned(), version.to_owned()), "{fields}");
+        }
+        let indexes = [
+            index("Package: x\nVersion: 2:1.0-1\nDirectory: one\n\nPackage: y\nVersion: 1\n"),
+            index("Package: x\nVersion: 2:1.0-2\nDirectory: two\n"),
+        ];
+        let wanted =
+            BTreeSet::from([("x".to_owned(), "2:1.0-1".to_owned()), ("z".to_owned(), "1".to_owned())]);
+        let found = find_sources(&wanted, &indexes);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[&("x".to_owned(), "2:1.0-1".to_owned())].0, 0);
+        let (at, stanza) = newest("x", &indexes).expect("there");
+        assert_eq!((at, deb822::field(stanza, "Directory")), (1, Some(&b"two"[..])));
+        assert!(newest("z", &indexes).is_none());
+    }
+
+    #[test]
+    fn what_a_source_package_says_leads_nowhere_else() {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let acquire = Acquire::for_tests(true, &stop);
+        let (archive, to) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        fs::create_dir(archive.path().join("x")).expect("a folder");
+        fs::write(archive.path().join("x/x.dsc"), "text").expect("written");
+        let uris = [format!("file:{}", archive.path().display())];
+        let get = |directory: &str, digest: Sha256, name: &str| {
+            let text = format!("Package: x\nDirectory: {directory}\nChecksums-Sha256:\n {digest} 4 {name}\n");
+            get_source(&acquire, &uris, "d", text.as_bytes(), to.path())
+        };
+        get("x", Sha256::of(b"text"), "x.dsc").expect("got");
+        assert_eq!(fs::read(to.path().join("x.dsc")).expect("there"), b"text");
+        fs::remove_file(archive.path().join("x/x.dsc")).expect("removed");
+        get("x", Sha256::of(b"text"), "x.dsc").expect("it is there already");
+        for (directory, name) in [("x", "../y"), ("..", "y"), ("x", ".y"), ("x", "y")] {
+            let error = get(directory, Sha256([0; 32]), name).expect_err("refused");
+            assert_eq!(error.kind(), Kind::Input, "{error}");
+        }
+        assert_eq!(fs::read_dir(to.path()).expect("listed").count(), 1);
+    }
+}

@@ -16,6 +16,7 @@ use super::{
     Made, Order, apt, archives, choice,
     folder::{FILE_MODE, Root},
     keyring,
+    place::Place,
     tree::{self, Unpacked},
 };
 use crate::{
@@ -42,7 +43,7 @@ pub fn make(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
     let image = image(session, order)?;
     let lockfile =
         choice::lockfile(session, configuration, &image.request, &image.lock, order.lock.is_some())?;
-    let place = Place::claim(path)?;
+    let place = Place::claim(session, &image.request.image, path)?;
     let mut making = Making {
         session,
         order,
@@ -102,68 +103,6 @@ fn image_name(configuration: &Configuration) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' };
     let stem: String = stem.chars().map(plain).collect();
     format!("multistrap.{stem}.{}", configuration.target_architecture())
-}
-
-/// The folder, claimed for a run: a run that was killed is seen by the next one, which begins anew.
-struct Place {
-    path: PathBuf,
-    /// A file beside the folder, there while the folder is not done.
-    mark: PathBuf,
-}
-
-impl Place {
-    /// What the mark says of a folder that was empty before: then all in it is ours.
-    const EMPTY: &str = "empty\n";
-
-    fn claim(path: &Path) -> Result<Self> {
-        let root = Root::make(path)?;
-        let path = fs::canonicalize(path).with_context(|| format!("finding {}", path.display()))?;
-        let name =
-            path.file_name().ok_or_else(|| Error::input("directory= is the root folder of this machine"))?;
-        let mark = path.with_file_name(format!(".{}.treestrap-unfinished", name.to_string_lossy()));
-        let before = match fs::read_to_string(&mark) {
-            Ok(before) => {
-                forget_moves(&path)?;
-                if before == Place::EMPTY {
-                    sandbox::remove_contents(&path)
-                        .with_context(|| format!("emptying {}", path.display()))?;
-                }
-                before
-            }
-            Err(_) => {
-                if root.read("var/lib/dpkg/status")?.is_some_and(|status| !status.is_empty()) {
-                    let shown = path.display();
-                    let message = format!("{shown} has a system in it already");
-                    return Err(Error::input(message).hint(format!(
-                        "remove it, or name another folder: -d DIR; treestrap configure --rootfs {shown} configures \
-                         what is there"
-                    )));
-                }
-                if root.is_empty()? { Place::EMPTY.to_owned() } else { "with entries\n".to_owned() }
-            }
-        };
-        fs::write(&mark, before).with_context(|| format!("writing {}", mark.display()))?;
-        Ok(Place { path, mark })
-    }
-
-    fn root(&self) -> Result<Root> {
-        Root::make(&self.path)
-    }
-
-    fn release(self) -> Result<()> {
-        fs::remove_file(&self.mark).with_context(|| format!("removing {}", self.mark.display()))
-    }
-}
-
-/// Removes what a killed run was about to move into the folder: it is made anew.
-fn forget_moves(path: &Path) -> Result<()> {
-    let beside =
-        path.with_file_name(format!(".{}.treestrap", path.file_name().unwrap_or_default().to_string_lossy()));
-    for unfinished in sandbox::unfinished_moves(&beside)? {
-        sandbox::remove_kept(&unfinished.folder)
-            .with_context(|| format!("removing {}", unfinished.folder.display()))?;
-    }
-    Ok(())
 }
 
 /// What a run has at hand.
@@ -363,8 +302,8 @@ impl Making<'_> {
         let words = arguments.iter().map(|word| format!(" {word}")).collect::<String>();
         let shown = format!("{kind} {}{words}", script.display());
         self.session.reporter.note(&self.image.request.image, format!("running the {shown}"));
-        let tier = self.tier()?;
-        let code = tree::run_script(self.session, &self.root, tier, &mut self.unpacked, script, arguments)
+        let (order, unpacked) = (self.order, &mut self.unpacked);
+        let code = tree::run_script(self.session, &self.root, order, unpacked, script, arguments)
             .with_context(|| format!("the {shown}"))?;
         if code != 0 {
             self.failures.push(format!("the {shown} ended with exit status {code}"));

@@ -6,6 +6,7 @@
 //! | `keyring` | the keys that vouch for the repositories, got as multistrap gets them |
 //! | `choice` | which packages: multistrap's command line for apt, in two rounds |
 //! | `folder` | the folder that is made, and files in it |
+//! | `place` | who has it for a run, and what a killed run left |
 //! | `apt` | what apt finds in it |
 //! | `archives` | the packages themselves, and their sources, where they are to be kept |
 //! | `tree` | packages unpacked into the folder, the user's scripts, stage 2 |
@@ -19,6 +20,7 @@ mod conffiles;
 mod folder;
 mod keyring;
 mod making;
+mod place;
 mod scripts;
 mod tree;
 
@@ -41,6 +43,8 @@ pub struct Order<'a> {
     pub scripts: &'a Scripts,
     /// The lock to use, or to make where it is not there; none: the newest packages.
     pub lock: Option<&'a Path>,
+    /// Whether what scripts print goes to standard error, since standard output is data.
+    pub stdout_is_data: bool,
     /// What becomes of what identifies a device.
     pub identity: IdentityPolicy,
     /// How packages' scripts are run.

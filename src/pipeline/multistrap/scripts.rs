@@ -130,3 +130,89 @@ fn first(
 fn is_program(path: &Path) -> bool {
     path.is_file() && access(path, Access::EXEC_OK).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::manifest::multistrap::Files;
+
+    struct Host(String);
+
+    impl Files for Host {
+        fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+            Ok(self.0.as_bytes().to_vec())
+        }
+
+        fn is_file(&self, _: &Path) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_found_and_what_is_not_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let here = fs::canonicalize(folder.path()).expect("a folder");
+        let write = |name: &str, mode: u32| {
+            let path = here.join(name);
+            fs::create_dir_all(path.parent().expect("below")).expect("a folder");
+            fs::write(&path, "Package: a\nPin: release n=sid\nPin-Priority: 1\n").expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+        };
+        for (name, mode) in [
+            ("hooks/native-b", 0o755),
+            ("hooks/native-a", 0o755),
+            ("hooks/download", 0o755),
+            ("hooks/completion.txt", 0o644),
+            ("hooks/other", 0o755),
+            ("setup", 0o755),
+            ("config", 0o644),
+            ("pins", 0o644),
+            ("seed", 0o644),
+        ] {
+            write(name, mode);
+        }
+        fs::create_dir(here.join("sources")).expect("a folder");
+        std::os::unix::fs::symlink("hooks/other", here.join("link")).expect("a link");
+        let at = |name: &str| here.join(name).display().to_string();
+        let text = format!(
+            "[General]\nhookdir={} {}\nsetupscript={}\nconfigscript={}\naptpreferences={}\ndebconfseed={} {}\nretainsources={}\n",
+            at("hooks"),
+            at("gone"),
+            at("link"),
+            at("config"),
+            at("pins"),
+            at("seed"),
+            at("nothing"),
+            at("sources"),
+        );
+        let configuration = Configuration::read(Path::new("a"), &Host(text)).expect("well-formed");
+        let scripts = Scripts::find(&configuration, Some(&here.join("no-folder")));
+        assert_eq!(scripts.native, [here.join("hooks/native-a"), here.join("hooks/native-b")]);
+        assert_eq!(scripts.download, [here.join("hooks/download")]);
+        assert!(scripts.completion.is_empty() && scripts.config.is_none());
+        assert_eq!(scripts.setup, Some(here.join("hooks/other")), "links are followed");
+        assert_eq!(
+            (scripts.seeds.as_slice(), &scripts.retain_sources),
+            (&[here.join("seed")][..], &Some(here.join("sources")))
+        );
+        assert_eq!(scripts.pins().expect("well-formed")[0].priority, 1);
+        let told = [
+            "config cannot be executed",
+            "nothing is no file",
+            "gone is no folder",
+            "completion.txt cannot be executed",
+            "no-folder is no folder",
+        ];
+        for what in told {
+            assert!(
+                scripts.warnings.iter().any(|warning| warning.contains(what)),
+                "{what}: {:?}",
+                scripts.warnings
+            );
+        }
+        assert_eq!(scripts.warnings.len(), told.len());
+        assert!(scripts.warnings.iter().any(|warning| warning.starts_with("a:4: configscript: ")));
+    }
+}

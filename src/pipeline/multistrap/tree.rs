@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{BufWriter, Write},
+    os::fd::AsFd,
     path::Path,
 };
 
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     Context, Result,
     artefacts::{HeldFile, Image, Lockfile},
+    configure::Requirements,
     export::{self, Override},
     pipeline::{
         Known, Session, Stoppable, Target, compose_locked, listings, replace_file,
@@ -76,7 +78,7 @@ pub(super) fn unpack(
 pub(super) fn run_script(
     session: &Session<'_>,
     root: &Root,
-    tier: Option<Tier>,
+    order: &Order<'_>,
     unpacked: &mut Unpacked,
     script: &Path,
     arguments: &[&str],
@@ -87,6 +89,11 @@ pub(super) fn run_script(
     let rest = arguments.iter().map(|word| word.as_bytes().to_vec());
     let mut command = Command::new(words.into_iter().chain(rest));
     command.stdin = Stdio::Null;
+    if order.stdout_is_data {
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().context("duplicating standard error")?;
+        command.stdout = Stdio::Descriptor(stderr);
+    }
+    let tier = Requirements::new(&order.stage_two)?.tier();
     let links: Vec<NotOnDisk> =
         unpacked.overrides.iter().filter_map(|(path, o)| not_on_disk(path, o)).collect();
     let ran = sandbox::run_on_host(root.path(), tier, &links, &command, session.stop)?;
