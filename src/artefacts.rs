@@ -320,6 +320,8 @@ pub enum Begin {
     Register(Vec<(String, String)>),
     /// debootstrap's second stage runs, which does all that there is to be done.
     SecondStage,
+    /// dpkg unpacks these debs of the tree, whole paths, over what is there, and nothing is configured.
+    Unpack(Vec<String>),
 }
 
 /// Options of stage 2.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{
-    build, compose, configure, diff, export, fetch, generate, import, init, lock, ninja,
+    build, compose, configure, diff, export, fetch, generate, import, init, lock, multistrap, ninja,
     output::{self, Verbosity},
     prune, run, verify,
 };
@@ -108,6 +108,7 @@ pub(super) enum Verb {
     Diff(diff::Arguments),
     Prune(prune::Arguments),
     Export(export::Arguments),
+    Multistrap(multistrap::Arguments),
     Import(import::Arguments),
     Ninja(ninja::Arguments),
     /// Say what this machine can do, what is missing, and the command that mends it

@@ -76,11 +76,23 @@ struct RootfsArguments {
     output_tar: Option<PathBuf>,
 }
 
+/// The values of `--identity`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Identity {
+pub(super) enum Identity {
     FirstBoot,
     Remove,
     Keep,
+}
+
+impl Identity {
+    /// As the pipeline takes it.
+    pub(super) fn policy(self) -> IdentityPolicy {
+        match self {
+            Identity::FirstBoot => IdentityPolicy::FirstBoot,
+            Identity::Remove => IdentityPolicy::Remove,
+            Identity::Keep => IdentityPolicy::Keep,
+        }
+    }
 }
 
 impl Arguments {
@@ -118,12 +130,9 @@ fn target(folder: &Path, arguments: &RootfsArguments) -> Target {
         architecture: arguments.arch.clone(),
         owners: arguments.owners.clone(),
         preseed: arguments.preseed.clone().map(Preseed::File),
-        identity: match arguments.identity {
-            Identity::FirstBoot => IdentityPolicy::FirstBoot,
-            Identity::Remove => IdentityPolicy::Remove,
-            Identity::Keep => IdentityPolicy::Keep,
-        },
+        identity: arguments.identity.policy(),
         in_place_now: arguments.in_place_now,
         output_tar: arguments.output_tar.clone(),
+        known: pipeline::Known::default(),
     }
 }

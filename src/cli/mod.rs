@@ -17,6 +17,7 @@ mod generate;
 mod import;
 mod init;
 mod lock;
+mod multistrap;
 mod ninja;
 mod outcome;
 mod output;
@@ -53,7 +54,8 @@ fn guarded(start: impl FnOnce() -> u8 + panic::UnwindSafe) -> u8 {
 
 /// Parses the arguments and runs the verb.
 fn start() -> u8 {
-    let matches = arguments::command().try_get_matches();
+    let words = multistrap::with_verb(std::env::args_os());
+    let matches = arguments::command().try_get_matches_from(words);
     let arguments = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match arguments {
         Ok(arguments) => arguments,
@@ -101,6 +103,7 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Prune(arguments) => prune::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
+        Verb::Multistrap(arguments) => multistrap::run(program, arguments),
         Verb::Import(arguments) => import::run(program, arguments),
         Verb::Ninja(arguments) => ninja::run(program, arguments),
         Verb::Doctor => doctor::run(program),

@@ -38,6 +38,8 @@ pub(super) enum Outcome<'a> {
     Exported { image: &'a str, path: String },
     /// `import` took packages.
     Imported(Imported),
+    /// `multistrap --simulate`: what a configuration comes to.
+    Simulated { text: String },
     /// `init`, `man`, `ninja` wrote a file.
     Written { path: String },
     /// `doctor` looked at something.
@@ -92,7 +94,7 @@ impl<'a> Outcome<'a> {
                 let megabytes = *bytes as f64 / 1e6;
                 Text::Talk(format!("{references} refs and {objects} objects {what}, {megabytes:.1} MB"))
             }
-            Outcome::Difference { text } => Text::Data(text.clone()),
+            Outcome::Difference { text } | Outcome::Simulated { text } => Text::Data(text.clone()),
             Outcome::Locked { image, path, packages, written } => {
                 let what = if *written { "written" } else { "unchanged" };
                 Text::Talk(format!("{image}: {packages} packages; {path} {what}"))

@@ -242,6 +242,7 @@ impl<'a> Scripts<'a> {
         match step {
             Step::Register => self.register(),
             Step::SecondStage => self.second_stage(),
+            Step::Unpack(debs) => self.unpack(debs),
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
                 let names: Vec<&str> =
@@ -289,6 +290,22 @@ impl<'a> Scripts<'a> {
         let log = "tail -n 30 /debootstrap/debootstrap.log";
         self.command(log, Command::new(["/bin/sh", "-c", log]), None)?;
         Err(self.failure("debootstrap", heading, &how(status.outcome)))
+    }
+
+    /// Lets dpkg unpack debs, with all that it does then: scripts, conflicts, diversions.
+    fn unpack(&mut self, debs: &[String]) -> Result<()> {
+        let mut words = vec!["dpkg"];
+        words.extend(DPKG_OPTIONS);
+        // They may pre-depend on each other, and wait for each other: what they need in the end is looked
+        // at when they are configured.
+        words.extend(["--force-depends", "--unpack"]);
+        words.extend(debs.iter().map(String::as_str));
+        let heading = format!("dpkg --unpack {}", debs.join(" "));
+        let (status, _) = self.command(&heading, Command::new(words), None)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.failure("dpkg", &heading, &how(status.outcome))),
+        }
     }
 
     /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),

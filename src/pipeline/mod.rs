@@ -8,6 +8,7 @@
 //! | `rootfs` | `configure --rootfs` |
 //! | `build` | `build` |
 //! | `verify` | `verify` |
+//! | `multistrap` | `multistrap` |
 //! | `comparison` | `diff` |
 //! | `import` | `import` |
 //! | `ninja` | `ninja`, `fetch --stamp` |
@@ -23,6 +24,7 @@ mod dates;
 mod import;
 mod listings;
 mod locks;
+pub mod multistrap;
 mod ninja;
 mod pool;
 mod prune;
@@ -109,7 +111,7 @@ pub use locks::{lock, why};
 pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
 pub use prune::{Removed, prune};
-pub use rootfs::{Target, configure_rootfs};
+pub use rootfs::{Known, Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
 

@@ -15,6 +15,7 @@ mod import;
 mod interruption;
 mod machine;
 mod memory;
+mod multistrap;
 mod ninja;
 mod pipeline;
 mod rootfs;
