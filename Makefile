@@ -13,7 +13,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release/treestrap
 
 .PHONY: help setup setup-build setup-demo build demo test bench check equality fidelity fidelity-unpack \
-	install fuzz
+	dropin install fuzz
 
 help:
 	@echo 'make demo       set up, build, make an ARMv7 image without root and look into it'
@@ -25,6 +25,7 @@ help:
 	@echo 'make equality   foreign images with and without acceleration, compared; takes an hour'
 	@echo 'make fidelity   images beside what mmdebstrap makes of the same packages; takes an hour'
 	@echo 'make fidelity-unpack   real packages, composed and unpacked by dpkg, compared; as root, takes an hour'
+	@echo 'make dropin     folders of multistrap, debootstrap and mmdebstrap, finished and compared; as root'
 	@echo 'make fuzz       every parser of foreign bytes, SECONDS=$(SECONDS) each'
 	@echo 'make install    below $$DESTDIR$$PREFIX ($(DESTDIR)$(PREFIX))'
 
@@ -69,6 +70,11 @@ fidelity: setup build
 # Needs root, for owners, and the real archive; SETS names some of tests/fidelity/unpack.toml.
 fidelity-unpack: build
 	@tests/fidelity/unpack $(RELEASE) $(SETS)
+
+# Needs root, since the tools do where they make all of a tree, and the real archive; CASES names some.
+# docs/dropin.md has what came out.
+dropin: setup build
+	@tests/dropin/folders $(RELEASE) $(CASES)
 
 fuzz:
 	@fuzz/run.sh $(SECONDS)

@@ -363,6 +363,20 @@ pub struct Configured {
     pub accelerated: Option<Accelerated>,
     /// Seconds per package, in the order in which they were configured.
     pub packages: Vec<(String, f64)>,
+    /// The packages that took longest, the slowest first.
+    #[serde(default)]
+    pub slowest: Vec<SlowPackage>,
+}
+
+/// A package that took long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlowPackage {
+    /// Its name.
+    pub package: String,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// What its scripts ran, by name, with the seconds that each took without what it waited for.
+    pub ran: Vec<(String, f64)>,
 }
 
 /// How the programs of a foreign image ran in stage 2: in the place of some of them, their twins, the

@@ -57,6 +57,9 @@ if [ "$purpose" = tests ]; then
     need libcap2-bin "setcap and getcap: file capabilities in the tests"     has setcap
     need strace      "proof that compose opens no file object"               has strace
     need mmdebstrap  "oracle: an image by apt and dpkg, to compare with"      has mmdebstrap
+    need multistrap  "makes folders that are finished here, and whole ones"  has multistrap
+    need debootstrap "likewise"                                              has debootstrap
+    need fakeroot    "both run in it, as an ordinary user"                   has fakeroot
     need apparmor    "oracle: takes the profile for Ubuntu"                  has apparmor_parser
     need ninja-build "oracle: drives a build by what treestrap ninja writes"  has ninja
     need python3     "what compares images with those"                       has python3

@@ -36,7 +36,7 @@ use crate::{
     commands::Commands,
     disk::{self, Missing, NotOnDisk},
     enforced::Tier,
-    error::{Doing, Error, Kind, Result, Step},
+    error::{Doing, Error, Result, Step},
     helper::{Helper, unexpected},
     monitor::end_process,
     owners::{Owner, Remembered},
@@ -53,6 +53,8 @@ use crate::{
 pub struct RanOnHost {
     /// How it ended.
     pub status: Status,
+    /// How it saw owners.
+    pub tier: Tier,
     /// In tier single, owners of links and special files below the folder, which cannot carry a record: all
     /// that are not root's, sorted by path.
     pub links: Vec<NotOnDisk>,
@@ -65,7 +67,7 @@ pub struct RanOnHost {
 /// tree's root has another number ([`FirstIds`](crate::FirstIds)), the program sees the namespace's numbers.
 ///
 /// When `stop` becomes true, all that it started is killed, and the result is an error of the kind
-/// [`Kind::Interrupted`].
+/// [`Kind::Interrupted`](crate::Kind::Interrupted).
 pub fn run_on_host(
     folder: &Path,
     tier: Option<Tier>,
@@ -73,8 +75,8 @@ pub fn run_on_host(
     command: &Command,
     stop: &AtomicBool,
 ) -> Result<RanOnHost> {
-    let folder = fs::canonicalize(folder).doing_to("finding", folder);
-    let folder = folder.map_err(|error| error.of_kind(Kind::Folder))?;
+    let folder = disk::absolute_folder(folder)?;
+    let folder = fs::canonicalize(&folder).doing_to("finding", &folder)?;
     let mut plan = Plan::new(Vec::new(), PathBuf::new());
     plan.mounts.clear();
     plan.no_sync = false;
@@ -110,6 +112,7 @@ pub fn run_on_host(
         FromMonitor::Links(links) => links,
         other => return Err(unexpected(&other)),
     };
+    let tier = helper.tier;
     helper.ask_done(&ToMonitor::Close)?;
     let not_on_disk = |Remembered { path, owner: Owner { uid, gid } }| NotOnDisk {
         path,
@@ -118,7 +121,7 @@ pub fn run_on_host(
     };
     let mut links: Vec<_> = links.into_iter().map(not_on_disk).collect();
     links.sort();
-    Ok(RanOnHost { status, links })
+    Ok(RanOnHost { status, tier, links })
 }
 
 /// The caller's mask for new files, which can be read without being set.

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 
 use crate::{
     supervisor::{
-        Abi, Call, FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+        Abi, Call, FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, STARTS, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
     },
     sys,
 };
@@ -296,6 +296,8 @@ pub(crate) struct Wanted {
     pub(crate) single: bool,
     /// It notes who writes which file.
     pub(crate) writers: bool,
+    /// It notes which programs run when.
+    pub(crate) programs: bool,
     /// Nothing is denied: for programs of the host.
     pub(crate) allows_all: bool,
 }
@@ -312,8 +314,15 @@ impl Wanted {
             (false, false) => &[],
         };
         let names = if self.writers { NAMES } else { &[] };
+        let starts = if self.programs && !self.single { STARTS } else { &[] };
         let folders = if self.sorted_folders { FOLDERS } else { &[] };
-        opens.iter().chain(folders).chain(single).chain(if self.uname { UNAME } else { &[] }).chain(names)
+        opens
+            .iter()
+            .chain(folders)
+            .chain(single)
+            .chain(if self.uname { UNAME } else { &[] })
+            .chain(names)
+            .chain(starts)
     }
 
     /// Which call a number is in an ABI, of those that the supervisor gets.

@@ -1,6 +1,6 @@
 //! The syntax of the command line, and the one source of help, man pages and completions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -145,6 +145,17 @@ impl Arguments {
             _ => false,
         };
         output::Options { json: self.global.json, verbosity, stdout_is_data, explain_acceleration }
+    }
+
+    /// Where a timeline is to be written.
+    pub(super) fn trace(&self) -> Option<&Path> {
+        match &self.verb {
+            Verb::Build(arguments) => arguments.stage_two.trace(),
+            Verb::Configure(arguments) => arguments.stage_two.trace(),
+            Verb::Run(arguments) => arguments.stage_two.trace(),
+            Verb::Verify(arguments) => arguments.stage_two.trace(),
+            _ => None,
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     rootfs: RootfsArguments,
     #[command(flatten)]
-    stage_two: StageTwoArguments,
+    pub(super) stage_two: StageTwoArguments,
 }
 
 /// The options of `--rootfs`.

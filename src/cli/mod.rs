@@ -64,12 +64,15 @@ fn start() -> u8 {
     if matches!(arguments.verb, Verb::Configure(_) | Verb::Run(_)) {
         crate::pipeline::prepare_sandbox(); // before there are threads
     }
-    let output = Arc::new(Output::new(arguments.output_options()));
+    let output = Arc::new(Output::new(arguments.output_options()).with_trace(arguments.trace()));
     let result = signals::install(&output).and_then(|stop| {
         let program = Program { global: &arguments.global, output: &output, stop };
         verb(&program, &arguments.verb)
     });
     output.close();
+    // Also of a run that failed: then it says where the time went. The first error counts.
+    let traced = output.write_trace();
+    let result = result.and_then(|status| traced.map(|()| status));
     result.unwrap_or_else(|error| {
         output.error("", &error);
         exit_status(error.kind())

@@ -20,12 +20,13 @@ use super::{
     identity,
     journal::Journal,
     order::{self, Step},
+    programs::Window,
     status_fd::{self, Line},
 };
 use crate::{
     Context, Error, Result,
     artefacts::{Begin, IdentityPolicy, UnpackedPackage},
-    report::{Event, Reporter, Stage},
+    report::{Event, Reporter, Stage, clock},
 };
 
 /// The descriptor on which dpkg says what it does. Scripts inherit it; above what shells use.
@@ -90,24 +91,20 @@ pub(super) struct Progress {
 /// Which package is being worked at since when, and how long the others took.
 #[derive(Default)]
 struct Seconds {
-    current: Option<(String, Instant)>,
-    spent: Vec<(String, f64)>,
+    current: Option<(String, &'static str, f64)>,
+    spent: Vec<Window>,
     installed: BTreeSet<String>,
 }
 
 impl Seconds {
-    fn begin(&mut self, package: &str) {
+    fn begin(&mut self, package: &str, what: &'static str) {
         self.end();
-        self.current = Some((package.to_owned(), Instant::now()));
+        self.current = Some((package.to_owned(), what, clock()));
     }
 
     fn end(&mut self) {
-        let Some((package, since)) = self.current.take() else { return };
-        let seconds = since.elapsed().as_secs_f64();
-        match self.spent.iter_mut().find(|(name, _)| *name == package) {
-            Some((_, spent)) => *spent += seconds,
-            None => self.spent.push((package, seconds)),
-        }
+        let Some((package, what, begun)) = self.current.take() else { return };
+        self.spent.push(Window { package, what, begun, ended: clock() });
     }
 }
 
@@ -234,8 +231,8 @@ impl<'a> Scripts<'a> {
         Progress { journal, seconds, waiting, done }
     }
 
-    /// The seconds that each package took, in the order in which they were first worked at.
-    pub(super) fn finish(mut self) -> Result<Vec<(String, f64)>> {
+    /// When each package was worked at.
+    pub(super) fn finish(mut self) -> Result<Vec<Window>> {
         self.journal.flush()?;
         Ok(self.seconds.spent)
     }
@@ -331,7 +328,7 @@ impl<'a> Scripts<'a> {
             .env("DPKG_ROOT", "")
             // Whose questions these are, debconf's frontend reads from tmp.ci/control under dpkg.
             .env("DEBCONF_PACKAGE", &package.name);
-        self.seconds.begin(&package.qualified_name);
+        self.seconds.begin(&package.qualified_name, "preinst");
         let (status, _) = self.command(&format!("{script} install"), command, None)?;
         self.seconds.end();
         if status.success() {
@@ -641,7 +638,9 @@ impl Follower<'_> {
 
     fn status(&mut self, line: &str, said: &Receiver<Said>, failures: &mut Vec<Error>) -> Result<()> {
         match status_fd::parse(line) {
-            Some(Line::Processing { package, .. }) => self.seconds.begin(package),
+            Some(Line::Processing { package, stage }) => {
+                self.seconds.begin(package, if stage == "trigproc" { "triggers" } else { "configure" });
+            }
             Some(Line::Status { package, status: "installed" }) => {
                 self.seconds.installed.insert(package.to_owned());
                 self.reporter.event(Event::Progress {

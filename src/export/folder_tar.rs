@@ -107,7 +107,10 @@ impl Writer<'_> {
             None => (kind, found.mode, size, device),
         };
         let (uid, gid) = known.map_or((found.uid, found.gid), |known| (known.uid, known.gid));
-        let metadata = Metadata { uid, gid, mode, xattrs: found.xattrs };
+        let mut xattrs = found.xattrs;
+        // Of a file that is an object of a user's repository, too: what OSTree knows of it, not what it has.
+        xattrs.retain(|(name, _)| name != b"user.ostreemeta");
+        let metadata = Metadata { uid, gid, mode, xattrs };
         let modified = u64::try_from(found.modified.0).unwrap_or(0).min(self.newest);
         let entry =
             Entry { kind, path: &path, metadata: &metadata, modified, link: link.as_deref(), size, device };

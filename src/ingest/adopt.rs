@@ -9,9 +9,11 @@
 //! - *which equal files are one*, by hard links. The control file's Installed-Size counts each file
 //!   once (deb-substvars(5), `Installed-Size`), so it tells; equal empty files are taken for several;
 //! - *times*, which nothing depends on.
+//!
+//! That tree and control files are of one package shows in the package's md5sums, if it has some.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     io::{self, Read as _},
 };
@@ -113,9 +115,14 @@ impl Ingester {
             equal: HashMap::new(),
             files: Vec::new(),
             kibibytes: 0,
+            expected: expected_md5sums(control),
+            other: None,
         };
         tree.folder(root, "")?;
-        let Tree { mut data, last_lines, equal, files, kibibytes, wanted, .. } = tree;
+        let Tree { mut data, last_lines, equal, files, kibibytes, wanted, mut expected, other, .. } = tree;
+        if let Some(path) = other.or_else(|| expected.pop_first().map(|(path, _)| path)) {
+            return Ok(Err(format!("its md5sums are not those of its files: {path}")));
+        }
         data.list.push_str(&last_lines);
         data.newest = wanted.changelog.date();
         if (1..SORTED_SINCE).contains(&data.newest) {
@@ -159,6 +166,10 @@ struct Tree<'a> {
     files: Vec<Sha256>,
     /// As dpkg-gencontrol counts, if there are no hard links.
     kibibytes: u64,
+    /// What the package's md5sums say of files that have not come yet.
+    expected: BTreeMap<String, String>,
+    /// A file that is not what they say.
+    other: Option<String>,
 }
 
 impl Tree<'_> {
@@ -208,7 +219,8 @@ impl Tree<'_> {
             self.wanted.changelog.file(path, &content);
             object.content = Box::new(io::Cursor::new(content));
         }
-        if self.wanted.md5sums {
+        let expected = self.expected.remove(path);
+        if self.wanted.md5sums || expected.is_some() {
             let mut hasher = md5::Md5::new();
             let mut buffer = vec![0; 128 << 10];
             loop {
@@ -218,10 +230,29 @@ impl Tree<'_> {
                 }
                 hasher.update(&buffer[..count]);
             }
-            let _ = writeln!(self.data.md5sums, "{}  {path}", digits(hasher));
+            let md5 = digits(hasher);
+            if expected.is_some_and(|expected| expected != md5) {
+                self.other.get_or_insert_with(|| path.to_owned());
+            }
+            if self.wanted.md5sums {
+                let _ = writeln!(self.data.md5sums, "{md5}  {path}");
+            }
         }
         Ok(())
     }
+}
+
+/// What a package says of its files' MD5 digests, by path. Configuration files are often not among them
+/// (dh_md5sums(1)).
+fn expected_md5sums(control: &Control) -> BTreeMap<String, String> {
+    let text = control.files.iter().find(|(name, ..)| name == "md5sums");
+    let text = text.map(|(_, _, content)| String::from_utf8_lossy(content)).unwrap_or_default();
+    let line = |line: &str| {
+        let (md5, path) = line.split_at_checked(32)?;
+        let path = path.strip_prefix("  ").or_else(|| path.strip_prefix(" *"))?;
+        Some((normal_path(path.as_bytes()).ok()?, md5.to_ascii_lowercase()))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 /// Which of the groups are hard links of one file, by the sum of all files' kibibytes if there were no

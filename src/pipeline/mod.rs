@@ -38,7 +38,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
 };
 
 use crate::{
@@ -48,7 +47,7 @@ use crate::{
     digest::Sha256,
     error::Kind,
     export,
-    report::{Event, Reporter, Stage},
+    report::{Event, Reporter, Span, SpanKind, Stage, clock},
     store::{self, Store, records::configured_reference},
 };
 
@@ -225,10 +224,24 @@ impl Session<'_> {
         self.check_stop()?;
         let image = image.to_owned();
         self.reporter.event(Event::Started { image: image.clone(), stage, total, unit });
-        let started = Instant::now();
-        let (result, summary) = work()?;
-        let seconds = started.elapsed().as_secs_f64();
-        self.reporter.event(Event::Finished { image, stage, seconds, summary });
+        let begun = clock();
+        let outcome = work();
+        let ended = clock();
+        let (about, result) = match outcome {
+            Ok((result, summary)) => (summary, Ok(result)),
+            Err(error) => (error.to_string(), Err(error)),
+        };
+        let span = Span {
+            image: image.clone(),
+            kind: SpanKind::Stage,
+            name: stage.name().to_owned(),
+            about: about.clone(),
+            begun,
+            ended,
+        };
+        self.reporter.span(span);
+        let result = result?;
+        self.reporter.event(Event::Finished { image, stage, seconds: ended - begun, summary: about });
         Ok(result)
     }
 

@@ -83,14 +83,31 @@ pub(super) fn finish_folder(
     let _lock = lock(&folder)?;
     let work = Work::of(session, &folder)?;
     work.sweep(session, &name);
-    let mut overrides = work.finish_moves(session, &folder, &name)?;
+    let result = finish_and_write(session, target, options, &folder, &name, &work);
+    work.remove(session, &name);
+    result
+}
+
+/// All that is done while the work folder is there.
+fn finish_and_write(
+    session: &Session<'_>,
+    target: &Target,
+    options: &StageTwo,
+    folder: &Path,
+    name: &str,
+    work: &Work,
+) -> Result<(usize, HashMap<Vec<u8>, Override>)> {
+    let mut overrides = work.finish_moves(session, folder, name)?;
     let requirements = Requirements::new(options)?;
     let read = rootfs::Options {
         architecture: target.architecture.clone(),
         owners: target.owners.clone(),
         tier: requirements.tier(),
     };
-    let mut rootfs = rootfs::read(&folder, &read).with_context(|| folder.display().to_string())?;
+    let mut rootfs = rootfs::read(folder, &read).with_context(|| folder.display().to_string())?;
+    if let Some(warning) = rootfs.unknown_owners() {
+        session.reporter.warn(name, warning);
+    }
     if !target.known.unpack.is_empty() {
         rootfs.begin = Begin::Unpack(target.known.unpack.clone());
     }
@@ -101,12 +118,12 @@ pub(super) fn finish_folder(
     }
     let count = match rootfs.is_finished() {
         true => {
-            session.reporter.note(&name, "all of its packages are configured: nothing to do");
+            session.reporter.note(name, "all of its packages are configured: nothing to do");
             0
         }
         false => {
-            let finished = finish(session, target, &name, &requirements, &rootfs, &work)?;
-            overrides.extend(owners_not_on_disk(session, &name, finished.moved.not_on_disk));
+            let finished = finish(session, target, name, &requirements, &rootfs, work)?;
+            overrides.extend(owners_not_on_disk(session, name, finished.moved.not_on_disk));
             rootfs.unfinished()
         }
     };
@@ -115,9 +132,8 @@ pub(super) fn finish_folder(
         overrides.insert(path.to_vec(), Override { uid: metadata.uid, gid: metadata.gid, device });
     }
     if let Some(tar) = &target.output_tar {
-        write_tar(session, &name, &rootfs, requirements.tier(), &overrides, tar)?;
+        write_tar(session, name, &rootfs, requirements.tier(), &overrides, tar)?;
     }
-    work.remove(session, &name);
     Ok((count, overrides))
 }
 
@@ -157,7 +173,8 @@ fn finish(
         let folder =
             Folder { path: &rootfs.folder, edits: rootfs.edits(), even_if_failed: target.in_place_now };
         let finished = configure::configure_in_place(&inputs, folder, session.reporter, session.stop)?;
-        let summary = super::stage_two::summary(&finished.packages, finished.accelerated.as_ref());
+        let summary =
+            super::stage_two::summary(rootfs.unfinished(), &finished.slowest, finished.accelerated.as_ref());
         Ok((finished, summary))
     });
     for (what, result) in [

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Session, StageTwo, acceleration, listings, not_built, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, Preseed},
+    artefacts::{Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, Preseed, SlowPackage},
     commit::Adopter,
     compose,
     configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
@@ -88,7 +88,8 @@ pub(super) fn run_stage_two(
             debug: session.debug,
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
-        let summary = summary(&configured.packages, configured.accelerated.as_ref());
+        let summary =
+            summary(configured.packages.len(), &configured.slowest, configured.accelerated.as_ref());
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
@@ -188,16 +189,22 @@ pub(super) fn preseed_text(preseed: Option<&Preseed>) -> Result<Option<Vec<u8>>>
     }
 }
 
-/// One line: how many packages, and the slowest of them.
-pub(super) fn summary(packages: &[(String, f64)], accelerated: Option<&Accelerated>) -> String {
-    let mut slowest: Vec<&(String, f64)> = packages.iter().collect();
-    slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let slowest: Vec<String> =
-        slowest.iter().take(3).map(|(package, seconds)| format!("{package} {seconds:.1} s")).collect();
+/// One line: how many packages, and the slowest of them with what they ran most of that time.
+pub(super) fn summary(packages: usize, slowest: &[SlowPackage], accelerated: Option<&Accelerated>) -> String {
+    let describe = |SlowPackage { package, seconds, ran }: &SlowPackage| {
+        let ran: Vec<String> = ran
+            .iter()
+            .filter(|(_, own)| *own >= 0.05)
+            .map(|(program, own)| format!("{program} {own:.1}"))
+            .collect();
+        let ran = if ran.is_empty() { String::new() } else { format!(" ({})", ran.join(", ")) };
+        format!("{package} {seconds:.1} s{ran}")
+    };
+    let slowest: Vec<String> = slowest.iter().map(describe).collect();
     let ran = accelerated.map_or(String::new(), |ran| {
         format!("{} programs run natively and {} in qemu; ", ran.native, ran.emulated)
     });
-    format!("{} packages; {ran}slowest: {}", packages.len(), slowest.join(", "))
+    format!("{} packages; {ran}slowest: {}", packages, slowest.join(", "))
 }
 
 /// Lists a commit for a sandbox, after what killed runs left is removed.

@@ -66,9 +66,12 @@ pub(super) fn read(
 
 /// Whether the content of a file is needed to read the database.
 pub(super) fn is_read(path: &[u8]) -> bool {
-    let below = format!("{INFO}/");
-    let is_info = path.strip_prefix(below.as_bytes()).is_some_and(|name| name.ends_with(b".triggers"));
-    path == STATUS || path == LOG || is_info
+    path == STATUS || path == LOG || is_info(path, b".triggers")
+}
+
+fn is_info(path: &[u8], ending: &[u8]) -> bool {
+    let name = path.strip_prefix(INFO.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+    name.is_some_and(|name| name.ends_with(ending))
 }
 
 /// The stanzas of `status`.

@@ -111,9 +111,15 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
         false => (Vec::new(), stanzas),
     };
     let controls = debs.iter().map(|deb| &deb.stanza).chain(&stanzas);
+    let own = architecture(controls.clone()).ok_or_else(|| nothing_there(folder))?;
     let architecture = match &options.architecture {
-        Some(architecture) => architecture.clone(),
-        None => architecture(controls).ok_or_else(|| nothing_there(folder))?,
+        Some(wanted) if !controls.clone().any(|stanza| stanza.get("Architecture") == Some(wanted)) => {
+            return Err(Error::input(format!(
+                "no package there is of the architecture {wanted}: it is {own}'s"
+            )));
+        }
+        Some(wanted) => wanted.clone(),
+        None => own,
     };
     let mut database = database::read(&tree, &texts, &architecture, stanzas)?;
     if second_stage {
@@ -179,8 +185,26 @@ impl Rootfs {
             mode: (!matches!(node.kind, NodeKind::Symlink(_))).then_some(node.metadata.mode & 0o7777),
             xattrs: Vec::new(),
         });
-        let rearrange = self.steps.clone();
-        Edits { first_id: self.read.first_id, give: give.collect(), rearrange, ..Edits::default() }
+        let mut rearrange = self.steps.clone();
+        for mut names in owners::shared(&self.tree, &self.folder) {
+            let others = names.split_off(1);
+            rearrange.extend(names.pop().map(|first| Rearrange::Copy(first, others)));
+        }
+        Edits {
+            first_id: self.read.first_id,
+            give: give.collect(),
+            rearrange,
+            without: vec![owners::OSTREE.to_vec()],
+            ..Edits::default()
+        }
+    }
+
+    /// What is to be said of owners that nothing tells.
+    pub fn unknown_owners(&self) -> Option<String> {
+        if self.is_finished() || self.read.recorded {
+            return None;
+        }
+        owners::unknown(&self.tree)
     }
 
     /// Devices that a file of owners has, and the folder has not: path, mode, numbers.

@@ -3,7 +3,7 @@
 //! is finished.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsStr,
     fs::File,
     io::{BufReader, Read, Seek},
@@ -25,7 +25,7 @@ struct Given {
 
 /// The attribute of a file of a bare-user repository: owner, group, mode (big-endian), and
 /// extended attributes (`OSTREE_FILEMETA`, `(uuua(ayay))`).
-const OSTREE: &[u8] = b"user.ostreemeta";
+pub(super) const OSTREE: &[u8] = b"user.ostreemeta";
 
 /// Takes owners and modes from what OSTree left, and from a file, if one is named.
 pub(super) fn apply(tree: &mut Tree, folder: &Path, file: Option<&Path>) -> Result<()> {
@@ -85,6 +85,48 @@ fn apply_ostree(tree: &mut Tree) {
     }
 }
 
+/// What is to be said where nothing tells whose the files are: all are the same user's, and no package would
+/// give root's group the bit that makes a program run as its file's group.
+pub(super) fn unknown(tree: &Tree) -> Option<String> {
+    let is_roots = |node: &Node| (node.metadata.uid, node.metadata.gid) == (0, 0);
+    if !tree.0.values().all(|node| is_roots(node) && !node.is_given) {
+        return None;
+    }
+    let is_lost = |node: &Node| node.metadata.mode & 0o2000 != 0;
+    let lost: Vec<_> = tree.0.iter().filter(|(_, node)| is_lost(node)).map(|(path, _)| path).collect();
+    let (first, count) = (lost.first()?, lost.len());
+    let first = String::from_utf8_lossy(first);
+    Some(format!(
+        "nothing says whose its files are, so all are root's: the groups of {count} that are set-group-id, \
+         /{first} to begin with, are lost (--owners FILE says them)"
+    ))
+}
+
+/// Files with names outside of the folder, which share owner and mode with those: what the folder gets is to
+/// be a copy. Gives the names that each has in the tree.
+pub(super) fn shared(tree: &Tree, folder: &Path) -> Vec<Vec<Vec<u8>>> {
+    let mut groups: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
+    for (path, node) in tree.0.iter().filter(|(_, node)| node.is_given) {
+        if let NodeKind::File { hard_link: Some(group), .. } = &node.kind {
+            groups.entry(*group).or_default().push(path.clone());
+        }
+    }
+    let mut shared: Vec<_> = groups.into_values().collect();
+    shared.retain(|names| {
+        let NodeKind::File { content, .. } = &tree.0[&names[0]].kind else { return false };
+        let status = std::fs::symlink_metadata(folder.join(OsStr::from_bytes(content)));
+        // Where that cannot be seen, a copy is right, too.
+        status.map_or(true, |status| status.nlink() > names.len() as u64)
+    });
+    shared
+}
+
+/// A tar's path as the tree has it.
+fn names(path: &[u8]) -> Vec<u8> {
+    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    names.collect::<Vec<_>>().join(&b'/')
+}
+
 /// The owners of a tar's entries, compressed as it may be.
 fn archive(file: File) -> Result<HashMap<Vec<u8>, Given>> {
     let mut archive = tar::Archive::new(decompressed(file)?);
@@ -92,8 +134,12 @@ fn archive(file: File) -> Result<HashMap<Vec<u8>, Given>> {
     for entry in archive.entries().context("the tar")? {
         let entry = entry.context("the tar")?;
         let header = entry.header();
+        let path = names(&entry.path_bytes());
         if header.entry_type().is_hard_link() {
-            continue; // what it leads to says it
+            // What it leads to says it, and comes before it.
+            let first = entry.link_name_bytes().and_then(|first| given.get(&names(&first)).copied());
+            given.extend(first.map(|first| (path, first)));
+            continue;
         }
         let number = |number: std::io::Result<u64>| -> Result<u32> {
             u32::try_from(number.context("the tar")?).map_err(|_| Error::input("the tar: an id above 2^32"))
@@ -110,10 +156,7 @@ fn archive(file: File) -> Result<HashMap<Vec<u8>, Given>> {
             mode: header.mode().context("the tar")? & 0o7777 | kind,
             device: device.filter(|_| kind != 0),
         };
-        let path = entry.path_bytes();
-        let names: Vec<&[u8]> =
-            path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
-        given.insert(names.join(&b'/'), owner);
+        given.insert(path, owner);
     }
     Ok(given)
 }

@@ -2,7 +2,7 @@
 //! commands, of debs that dpkg-deb packs.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -11,6 +11,7 @@ use std::{
 
 use crate::common::{
     account::Account,
+    apt2ostree,
     archive::Archive,
     fixture::{Fixture, Miniature, finish, ostree},
     package::Deb,
@@ -20,6 +21,7 @@ use crate::common::{
 /// What a tree could lose: owners, set-id bits, hard links, equal files, links, dates.
 fn packages() -> String {
     let page = |letter: &str, length: usize| letter.repeat(length);
+    let sum = "e7375833e499638505be5e2583eb317a"; // printf "sum\n" | md5sum
     let (linked, equal) = (page("l", 5000), page("e", 9000));
     format!(
         r#"
@@ -46,6 +48,11 @@ file ./usr/share/a/b = before a-b
 file ./usr/share/doc/named++/changelog
     named++ (1.0~rc1+b1) unstable; urgency=medium
      -- A. Person <a@example.org>  Fri, 01 Sep 2023 12:00:00 +0200
+
+Package: summed
+file ./usr/share/summed = sum
+control md5sums
+    {sum}  usr/share/summed
 
 Package: unclear
 Installed-Size: 4711
@@ -104,50 +111,16 @@ fn archive() -> Archive {
     archive
 }
 
-/// apt2ostree's rules `ostree`, `download_deb` and `ostree_combine`, in the work folder's `theirs`:
-/// refs with `+` and `~` as `_`, and the same options. What its `make_dpkg_info` adds is not looked at.
-const THEIRS: &str = r#"
-set -e
-repo=theirs
-[ -e $repo/config ] || ostree init --repo=$repo --mode=bare-user
-for deb in debs/*.deb; do
-    sha256sum=$(sha256sum "$deb" | cut -f1 -d ' ')
-    name=$(echo "$sha256sum" | sed 's,^\(..\)\(..\)\(.*\),\1/\2/\3,')_$(basename "$deb")
-    ref_base=deb/pool/$(echo "$name" | tr '+~' '__')
-    mkdir tmp
-    (cd tmp && dpkg-deb --ctrl-tarfile "../$deb" >control.tar && dpkg-deb --fsys-tarfile "../$deb" >data.tar)
-    for part in data control; do
-        ostree --repo=$repo commit -b "$ref_base/$part" --tree=tar=tmp/$part.tar \
-            --no-bindings --orphan --timestamp=0 -s "$name $part" >/dev/null
-    done
-    mkdir -p meta/var/lib/dpkg
-    (tar -xOf tmp/control.tar ./control; echo Status: install ok unpacked; echo) >>meta/var/lib/dpkg/status
-    rm -r tmp
-done
-ostree --repo=$repo commit -b deb/images/Packages.lock/status --tree=dir=meta --no-bindings --orphan \
-    --timestamp=0 --owner-uid=0 --owner-gid=0 --no-xattrs >/dev/null
-echo $(cd $repo/refs/heads && find deb/pool -name data | sort) | sed 's,deb/pool,--tree=ref=&,g' |
-    xargs ostree --repo=$repo commit -b deb/images/Packages.lock/unpacked \
-        --tree=ref=deb/images/Packages.lock/status --no-bindings --orphan --timestamp=0
-"#;
-
 /// A fixture with the debs of a fetched image in apt2ostree's repository, and with none in ours.
 fn tiny() -> Miniature {
-    let tiny = Miniature::of(Account::Root, archive(), &["hard", "named++", "unclear"]);
+    let tiny = Miniature::of(Account::Root, archive(), &["hard", "named++", "summed", "unclear"]);
     let fixture = &tiny.fixture;
     fixture.treestrap(&["lock"]).ok();
     fixture.treestrap(&["fetch", "--keep-debs", "debs", "--repo", "fetched"]).ok();
-    fixture.run("sh", &["-c", THEIRS]).ok();
+    apt2ostree::unpack(fixture);
+    apt2ostree::combine(fixture);
     tiny.server.take_requests();
     tiny
-}
-
-/// The commits of packages in a repository, by ref.
-fn pool(repository: &Path) -> BTreeMap<String, String> {
-    let list = ["refs", "--list", "--repo", repository.to_str().expect("UTF-8"), "deb/pool"];
-    let refs = ostree(&list).ok().stdout;
-    let commit = |name: &str| fs::read_to_string(repository.join("refs/heads").join(name)).expect("a ref");
-    refs.lines().map(|name| (name.to_owned(), commit(name))).collect()
 }
 
 /// The ref in `theirs` of a package's part, as a path.
@@ -165,8 +138,8 @@ fn what_is_imported_is_what_fetching_gives() {
     let imported =
         fixture.treestrap(&["import", "apt2ostree", "theirs", "--lock", "tiny.lock", "Packages.lock"]);
     let imported = imported.ok();
-    let fetched = pool(&fixture.path("fetched"));
-    let ours = pool(&fixture.repo());
+    let fetched = apt2ostree::pool(&fixture.path("fetched"));
+    let ours = apt2ostree::pool(&fixture.repo());
     let left: Vec<&String> = fetched.keys().filter(|name| !ours.contains_key(*name)).collect();
     assert_eq!(left.len(), 1, "{left:?} {imported}");
     for (name, commit) in &ours {
@@ -223,7 +196,8 @@ fn what_is_damaged_or_foreign_is_named_and_left() {
     fs::write(theirs(fixture, "hard", "/control"), "0123").expect("a ref");
     fs::remove_file(theirs(fixture, "dash", "/data")).expect("a ref");
     fs::write(repo.join("refs/heads/deb/pool/mine"), "").expect("a ref");
-    // The control files of one with the tree of another.
+    // The tree of one with the control files of another, which has md5sums; and the other way round.
+    fs::copy(theirs(fixture, "dpkg", "/data"), theirs(fixture, "summed", "/data")).expect("a ref");
     fs::copy(theirs(fixture, "dpkg", "/control"), theirs(fixture, "unclear", "/control")).expect("a ref");
     let outcome = fixture.treestrap(&["import", "apt2ostree", "theirs"]).exits(1).says(&[
         "named___1.0_rc1_b1_",
@@ -234,10 +208,11 @@ fn what_is_damaged_or_foreign_is_named_and_left() {
         "there is no ref of its tree",
         "deb/pool/mine: apt2ostree writes no such ref",
         "its control files are those of dpkg",
+        "summed_1.0_all.deb is left to be fetched: its md5sums are not those of its files: usr/share/summed",
     ]);
-    let fetched = pool(&fixture.path("fetched"));
-    let ours = pool(&fixture.repo());
-    assert_eq!(ours.len(), fetched.len() - 4, "{outcome}");
+    let fetched = apt2ostree::pool(&fixture.path("fetched"));
+    let ours = apt2ostree::pool(&fixture.repo());
+    assert_eq!(ours.len(), fetched.len() - 5, "{outcome}");
     assert!(ours.iter().all(|(name, commit)| fetched.get(name) == Some(commit)), "{outcome}");
     fixture.fsck();
     // What loses owners is refused as a whole.

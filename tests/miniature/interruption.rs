@@ -24,7 +24,7 @@ fn endless(seconds: u32) -> String {
 }
 
 /// Waits until the host runs `sleep SECONDS`.
-fn wait_for_sleep(seconds: u32, child: &mut Child) {
+pub(crate) fn wait_for_sleep(seconds: u32, child: &mut Child) {
     let limit = Instant::now() + Duration::from_secs(120);
     let needle = format!("sleep\0{seconds}\0");
     loop {
@@ -41,7 +41,7 @@ fn wait_for_sleep(seconds: u32, child: &mut Child) {
     }
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status();
     assert!(status.expect("kill").success());
 }

@@ -18,6 +18,7 @@ mod memory;
 mod multistrap;
 mod ninja;
 mod pipeline;
+mod rootfs;
 mod script_environment;
 mod scripts;
 mod signatures;

@@ -34,6 +34,7 @@ pub(crate) fn fill(stored: &Stored, target: &Path, tier: Tier) -> Result<Moved> 
         in_the_way: InTheWay::Refused,
         may_link: false,
         leave: Default::default(),
+        without: Vec::new(),
     };
     let mut step = || Ok(());
     let writing = Writing::new(target, how, &mut step);

@@ -152,10 +152,13 @@ pub struct Edits {
     /// Changes that are dropped, with all that is below them: what the target has there stays.
     pub leave: Vec<Vec<u8>>,
     /// Changed files that get another content, read from its start on, and keep all else. Other names
-    /// of the same file that come behind it get it, too.
+    /// of the same file get it, too.
     pub replace: Vec<(Vec<u8>, File)>,
     /// Owners of what did not change and has not got them on disk. What did change is left alone.
     pub give: Vec<Given>,
+    /// Attributes that nothing gets that is written: what somebody else noted about a file that it was
+    /// copied from.
+    pub without: Vec<Vec<u8>>,
 }
 
 /// What was written into a folder of the host.
@@ -272,22 +275,19 @@ pub fn finish_move(folder: &Path) -> Result<FinishedMove> {
 pub(crate) fn order(folder: &Path, target: &Path, tier: Tier, edits: &Edits) -> Result<Order> {
     let target = absolute_folder(target)?;
     let contents = folder.join(REPLACED);
-    let mut replace = Vec::new();
     if !edits.replace.is_empty() {
         std::fs::create_dir_all(&contents).doing_to("making", &contents)?;
     }
-    for (number, (path, file)) in edits.replace.iter().enumerate() {
+    for (number, (_, file)) in edits.replace.iter().enumerate() {
         let place = contents.join(number.to_string());
         let copy = File::create(&place).and_then(|to| content::copy(file, &to));
         copy.doing_to("writing", &place)?;
-        replace.push(path.clone());
     }
-    let (leave, give, rearrange) = (edits.leave.clone(), edits.give.clone(), edits.rearrange.clone());
-    Order::new(&target, tier, edits.first_id, leave, replace, give, rearrange)
+    Order::new(&target, tier, edits)
 }
 
 /// The helper works in another folder.
-fn absolute_folder(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute_folder(folder: &Path) -> Result<PathBuf> {
     let path = absolute(folder).doing_to("finding", folder)?;
     let metadata = std::fs::metadata(&path).doing_to("looking at", &path);
     match metadata.map_err(|error| error.of_kind(Kind::Folder))? {

@@ -31,7 +31,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FirstIds, Missing, Moved,
+    Edits, FirstIds, Missing, Moved,
     rearrange::{self, Rearrange},
     write::{Content, How, InTheWay, Writing},
 };
@@ -85,29 +85,24 @@ pub(crate) struct Order {
     replace: Vec<Vec<u8>>,
     give: Vec<Given>,
     rearrange: Vec<Rearrange>,
+    #[serde(with = "crate::bytes")]
+    without: Vec<Vec<u8>>,
 }
 
 impl Order {
-    pub(crate) fn new(
-        target: &Path,
-        tier: Tier,
-        first_id: FirstIds,
-        leave: Vec<Vec<u8>>,
-        replace: Vec<Vec<u8>>,
-        give: Vec<Given>,
-        rearrange: Vec<Rearrange>,
-    ) -> Result<Self> {
+    pub(crate) fn new(target: &Path, tier: Tier, edits: &Edits) -> Result<Self> {
         let inode = fs::metadata(target).doing_to("looking at", target)?.ino();
         Ok(Order {
             format: FORMAT,
             target: target.to_owned(),
             inode,
             tier,
-            first_id,
-            leave,
-            replace,
-            give,
-            rearrange,
+            first_id: edits.first_id,
+            leave: edits.leave.clone(),
+            replace: edits.replace.iter().map(|(path, _)| path.clone()).collect(),
+            give: edits.give.clone(),
+            rearrange: edits.rearrange.clone(),
+            without: edits.without.clone(),
         })
     }
 
@@ -174,7 +169,7 @@ pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Resu
         ))
         .with_hint(format_args!("what was to be moved is in {}", folder.display())));
     }
-    rearrange::carry_out(target, order.first_id, &order.rearrange, step)?;
+    rearrange::carry_out(target, order.first_id, &order.rearrange, &order.without, step)?;
     let elsewhere = owners_elsewhere(folder, order.tier)?;
     let how = How {
         tier: order.tier,
@@ -182,9 +177,10 @@ pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Resu
         in_the_way: InTheWay::Removed,
         may_link: true,
         leave: order.leave.iter().cloned().collect(),
+        without: order.without.clone(),
     };
     let mut writing = Writing::new(target, how, step);
-    let mut replaced = Replaced::open(folder, order);
+    let replaced = Replaced::open(folder, order)?;
     let recorded = (order.tier == Tier::Single).then(|| elsewhere.clone());
     capture::each_change(&folder.join("upper"), recorded, &mut |change, file| {
         let content = file.map(|file| replaced.content(&change, file)).transpose()?;
@@ -250,23 +246,31 @@ struct Replaced<'a> {
 }
 
 impl<'a> Replaced<'a> {
-    fn open(folder: &Path, order: &'a Order) -> Self {
+    fn open(folder: &Path, order: &'a Order) -> Result<Self> {
         let numbers = order.replace.iter().enumerate().map(|(number, path)| (path.as_slice(), number));
-        Replaced { folder: folder.join(REPLACED), numbers: numbers.collect(), groups: HashMap::new() }
+        let numbers: HashMap<_, _> = numbers.collect();
+        let mut groups = HashMap::new();
+        if !numbers.is_empty() {
+            // Groups have the same numbers each time.
+            capture::each_change(&folder.join("upper"), None, &mut |change, _| {
+                if let Entry::File { hard_link: Some(group), .. } = change.now {
+                    groups.extend(numbers.get(change.path.as_slice()).map(|number| (group, *number)));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Replaced { folder: folder.join(REPLACED), numbers, groups })
     }
 
-    fn content(&mut self, change: &Change, file: OwnedFd) -> Result<Content> {
+    fn content(&self, change: &Change, file: OwnedFd) -> Result<Content> {
         let group = match change.now {
             Entry::File { hard_link, .. } => hard_link,
             _ => None,
         };
         let of_group = group.and_then(|group| self.groups.get(&group));
-        let Some(number) = self.numbers.get(change.path.as_slice()).or(of_group).copied() else {
+        let Some(number) = self.numbers.get(change.path.as_slice()).or(of_group) else {
             return Ok(Content { file, is_replaced: false });
         };
-        if let Some(group) = group {
-            self.groups.insert(group, number);
-        }
         let path = self.folder.join(number.to_string());
         let file = File::open(&path).doing_to("opening", &path)?.into();
         Ok(Content { file, is_replaced: true })
@@ -331,7 +335,9 @@ mod tests {
         {
             fs::write(upper.join(path), format!("new {path}")).expect("written");
         }
-        for path in ["etc/replaced", "etc/link-to-folder/x", "new/left", "opaque/first", "new/awry"] {
+        fs::write(upper.join("etc/replaced"), "new etc/replaced").expect("written");
+        fs::hard_link(upper.join("etc/replaced"), upper.join("etc/also-replaced")).expect("linked");
+        for path in ["etc/link-to-folder/x", "new/left", "opaque/first", "new/awry"] {
             fs::write(upper.join(path), format!("new {path}")).expect("written");
         }
         fs::hard_link(upper.join("etc/new"), upper.join("new/again")).expect("linked");
@@ -380,8 +386,10 @@ mod tests {
         };
         let leave = paths(&["etc/left", "new/left", "opaque/kept", "mixed/kept/x"]);
         let give = vec![given("etc/given", Some(0o2750)), given("etc/old", None), given("nowhere", None)];
-        Order::new(target, tier, FirstIds::default(), leave, paths(&["etc/replaced"]), give, Vec::new())
-            .expect("an order")
+        let nothing = || tempfile::tempfile().expect("a file");
+        let replace = vec![(b"etc/replaced".to_vec(), nothing())];
+        let edits = Edits { leave, replace, give, ..Edits::default() };
+        Order::new(target, tier, &edits).expect("an order")
     }
 
     /// All that is in a folder: path, kind and mode, owner, time, names, attributes, content.
@@ -454,6 +462,7 @@ mod tests {
                     [
                         "",
                         "etc",
+                        "etc/also-replaced",
                         "etc/dir",
                         "etc/dir/again",
                         "etc/given",
@@ -493,7 +502,8 @@ mod tests {
                     ("etc/old", "new etc/old"),
                     ("etc/old-too", "[] old etc/old"),
                     ("etc/left", "[] old etc/left"),
-                    ("etc/replaced", "[] another content"),
+                    ("etc/replaced", "=etc/also-replaced [] another content"),
+                    ("etc/also-replaced", "[] another content"),
                     ("etc/link", "\"new target\""),
                     ("etc/to-link", "\"../nowhere\""),
                     ("etc/to-file", "new etc/to-file"),

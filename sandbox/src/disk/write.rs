@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     acl::{self, Acl},
+    bytes::below,
     capture::{Change, Entry, Metadata, capability_version_2, take_records},
     enforced::Tier,
     error::{Error, Result},
@@ -45,7 +46,7 @@ use crate::{
 };
 
 /// Under which name files are made. What a killed run left is replaced by the next one. No tree has it.
-const TEMPORARY: &CStr = c".sandbox-moving-8c1f";
+pub(super) const TEMPORARY: &CStr = c".sandbox-moving-8c1f";
 
 const CAPABILITY: &[u8] = b"security.capability";
 const OVERLAY: &[u8] = b"user.overlay.";
@@ -68,6 +69,8 @@ pub(super) struct How {
     pub(super) may_link: bool,
     /// Paths at which, and below which, everything stays as it is.
     pub(super) leave: BTreeSet<Vec<u8>>,
+    /// Attributes that nothing gets that is written.
+    pub(super) without: Vec<Vec<u8>>,
 }
 
 /// The content of a file.
@@ -135,7 +138,7 @@ impl<'a> Writing<'a> {
     }
 
     fn path(&self, path: &[u8]) -> PathBuf {
-        self.top.join(OsStr::from_bytes(path))
+        below(&self.top, path)
     }
 
     fn told<T>(&self, action: &str, path: &[u8], result: Step<T>) -> Result<T> {
@@ -361,7 +364,8 @@ impl<'a> Writing<'a> {
         // Of overlayfs's own notes nobody takes care outside of it.
         for attribute in xattr::names(Place::Open(content.file.as_fd()))? {
             let is_record = self.how.tier == Tier::Full && attribute.to_bytes().starts_with(acl::OURS);
-            if attribute.to_bytes().starts_with(OVERLAY) || is_record {
+            let is_unwanted = self.how.without.iter().any(|name| name == attribute.to_bytes());
+            if attribute.to_bytes().starts_with(OVERLAY) || is_record || is_unwanted {
                 xattr::remove(&source, &attribute)?;
             }
         }
@@ -510,8 +514,10 @@ impl<'a> Writing<'a> {
         xattrs: &[(Vec<u8>, Vec<u8>)],
         exactly: bool,
     ) -> Step<()> {
-        let mut wanted: Vec<_> =
-            xattrs.iter().filter(|(name, _)| !name.starts_with(acl::OURS)).cloned().collect();
+        let is_wanted = |(name, _): &&(Vec<u8>, Vec<u8>)| {
+            !name.starts_with(acl::OURS) && !self.how.without.contains(name)
+        };
+        let mut wanted: Vec<_> = xattrs.iter().filter(is_wanted).cloned().collect();
         match self.how.tier {
             Tier::Full => show_outside(&mut wanted, self.how.first_id),
             Tier::Single => to_records(owner, &mut wanted),
@@ -534,7 +540,10 @@ impl<'a> Writing<'a> {
                 Err(errno) if is_refusal(errno) => {
                     let what = match name == RECORD.to_bytes() {
                         true => Missing::Owner { uid: owner.uid, gid: owner.gid },
-                        false => Missing::Attribute { name, value },
+                        false => {
+                            let name = acl::name_of(&name).map_or(name.clone(), <[u8]>::to_vec);
+                            Missing::Attribute { name, value }
+                        }
                     };
                     self.note(path, what, errno.desc());
                 }
@@ -623,7 +632,7 @@ fn look_up(top: &OwnedFd, path: &[u8]) -> nix::Result<OwnedFd> {
 }
 
 /// The name by which /proc leads to a descriptor's file.
-fn by_name(file: &OwnedFd) -> CString {
+pub(super) fn by_name(file: &OwnedFd) -> CString {
     CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("digits have no NUL")
 }
 
