@@ -346,7 +346,10 @@ fn nobody_vouches_for_an_archive_unless_asked() {
         server.uri()
     );
     old.fixture.write("old.conf", &text);
-    old.multistrap(&[]).exits(1).says(&["mini"]);
+    old.multistrap(&[])
+        .exits(1)
+        .says(&["mini", "keyring=PACKAGE, or source=[signed-by=FILE] …, in [mini]"])
+        .does_not_say(&["repos."]);
     old.multistrap(&["--no-auth"]).ok().says(&["WITHOUT checking any signature"]);
 }
 

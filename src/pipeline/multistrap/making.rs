@@ -18,6 +18,7 @@ use super::{
     keyring,
     place::Place,
     tree::{self, Unpacked},
+    words::in_its_words,
 };
 use crate::{
     Context, Error, Result,
@@ -35,6 +36,10 @@ use crate::{
 /// `Kind::Input` if the configuration cannot be done, or the folder has a system in it already; those of
 /// the stages.
 pub fn make(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
+    make_all(session, order).map_err(in_its_words)
+}
+
+fn make_all(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
     let configuration = order.configuration;
     let path = configuration.directory.as_deref().ok_or_else(|| {
         Error::input(format!("{}: no directory is named", configuration.path.display()))
