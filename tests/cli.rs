@@ -22,6 +22,7 @@ const VERBS: &[&str] = &[
     "diff",
     "prune",
     "export",
+    "multistrap",
     "import",
     "ninja",
     "doctor",

@@ -152,7 +152,8 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     inputs.requirements.check(session.enforced(), image, reporter)?;
     let (session, result) = run_scripts(session, plan, inputs, reporter, stop)?;
     let windows = result.as_deref().unwrap_or_default();
-    let slowest = log.report(image, windows, reporter);
+    let otherwise = if inputs.emulator.is_some() { "in qemu" } else { "" };
+    let slowest = log.report(image, windows, otherwise, reporter);
     Ok(Ran { session, result: result.map(|windows| seconds(&windows)), slowest })
 }
 

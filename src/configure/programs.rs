@@ -44,17 +44,18 @@ impl Log {
     }
 
     /// Tells a reporter of packages and programs; gives the slowest packages. A log that cannot be read costs
-    /// what is told, and no more.
+    /// what is told, and no more. `otherwise`: where programs run that have no twin, if not as they are.
     pub(super) fn report(
         &self,
         image: &str,
         windows: &[Window],
+        otherwise: &'static str,
         reporter: &dyn Reporter,
     ) -> Vec<SlowPackage> {
         let text = fs::read_to_string(&self.0).unwrap_or_default();
         let programs: Vec<Program> =
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let runs = runs(programs);
+        let runs = runs(programs, otherwise);
         let span = |kind, name: &str, about: &str, begun, ended| Span {
             image: image.to_owned(),
             kind,
@@ -87,7 +88,7 @@ struct Run {
 
 /// Programs in the order of their starts. A foreign program is started twice in one process: as itself, and
 /// then in the form of its twin, or of the emulator, which the kernel starts as the interpreter of the first.
-fn runs(mut programs: Vec<Program>) -> Vec<Run> {
+fn runs(mut programs: Vec<Program>, otherwise: &'static str) -> Vec<Run> {
     let is_twin = |program: &Program| program.path.starts_with(TREE.as_bytes());
     programs.sort_by(|a, b| {
         let by_time = a.begun.total_cmp(&b.begun);
@@ -105,7 +106,7 @@ fn runs(mut programs: Vec<Program>) -> Vec<Run> {
         }
         last.insert(program.process, runs.len());
         let path = String::from_utf8_lossy(&program.path).into_owned();
-        runs.push(Run { path, how: "", begun: program.begun, ended: program.ended, own: 0.0 });
+        runs.push(Run { path, how: otherwise, begun: program.begun, ended: program.ended, own: 0.0 });
     }
     let mut open: Vec<usize> = Vec::new();
     for index in 0..runs.len() {
@@ -166,7 +167,7 @@ mod tests {
         ];
         let window = |package: &str, begun, ended| Window { package: package.into(), what: "", begun, ended };
         let windows = [window("man-db", 0.9, 4.1), window("small", 4.9, 5.2), window("small", 5.9, 6.6)];
-        let runs = runs(programs);
+        let runs = runs(programs, "in qemu");
         assert_eq!(runs.len(), 4, "a twin is the program in whose place it runs: {runs:?}");
         assert_eq!((runs[3].how, runs[3].ended), ("natively, by its twin", 6.5));
         let told = slowest(&windows, &runs);
