@@ -26,6 +26,7 @@ use crate::{
     artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile},
     configure::Requirements,
     error::Kind,
+    lock::sources,
     manifest::multistrap::Configuration,
     pipeline::{Known, Session, locks},
 };
@@ -90,7 +91,10 @@ fn image(session: &Session<'_>, order: &Order<'_>) -> Result<Image> {
         let message =
             "no section that bootstrap names has a repository: this machine's own apt sources are used";
         session.reporter.warn(&name, message);
-        request.repositories = crate::lock::sources::host_repositories(Path::new("/"))?;
+        request.repositories = match configuration.repositories_of_this_machine() {
+            repositories if repositories.is_empty() => sources::host_repositories(Path::new("/"))?,
+            repositories => repositories,
+        };
     }
     Ok(Image {
         request,
