@@ -350,6 +350,8 @@ mod tests {
                 "configure -a"
             ]
         );
+        let steps = plan(&packages, &Begin::Unpack(vec!["/a.deb".into(), "/b.deb".into()])).expect("a plan");
+        assert_eq!(named(&packages, &steps), ["unpack /a.deb /b.deb"]);
     }
 
     #[test]

@@ -268,26 +268,34 @@ fn scripts_that_fail_are_told_and_the_rest_is_done() {
 }
 
 #[test]
-fn a_run_that_was_killed_is_begun_anew() {
+fn a_run_that_was_killed_is_begun_anew_and_two_at_once_are_not_let() {
     needs!(Tier::As(Account::Subordinate), Tier::Userns, Tier::Overlay);
     let archive = Archive::with_base(PACKAGES);
     let server = Server::new(archive.publish());
     let old = Old::new(Account::Subordinate, &archive, &server);
     old.script("setup.sh", "#!/bin/sh\n: >\"$HOME/begun\"\nexec sleep 1000\n");
     old.configure("setupscript=setup.sh", "packages=greeter");
-    let mut child = old.fixture.start(&["multistrap", "-f", "old.conf"]);
     let begun = old.fixture.folder().join("home/begun");
-    while !begun.exists() {
-        assert!(child.try_wait().expect("a child of ours").is_none(), "it ended");
-        pause();
+    for signal in ["TERM", "KILL"] {
+        let mut child = old.fixture.start(&["multistrap", "-f", "old.conf"]);
+        while !begun.exists() {
+            assert!(child.try_wait().expect("a child of ours").is_none(), "it ended");
+            pause();
+        }
+        old.multistrap(&[]).exits(1).says(&["another treestrap is at work on this folder"]);
+        let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+        match signal {
+            "TERM" => wait(child).exits(130),
+            _ => wait(child).ended_by(9),
+        };
+        old.fixture.assert_nothing_left();
+        assert!(old.fixture.path("root/var/lib/dpkg/status").is_file(), "it had begun");
+        old.fixture.write("root/left-over", "");
+        fs::remove_file(&begun).expect("it was there");
     }
-    child.kill().expect("a child of ours");
-    wait(child).ended_by(9);
-    old.fixture.assert_nothing_left();
-    assert!(old.fixture.path("root/var/lib/dpkg/status").is_file(), "it had begun");
-    old.fixture.write("root/left-over", "");
     old.configure("", "packages=greeter");
-    old.multistrap(&[]).ok();
+    old.multistrap(&[]).ok().says(&["the folder is begun anew"]);
     assert!(!old.fixture.path("root/left-over").exists(), "what was in the folder was the killed run's");
     assert!(old.fixture.read("root/var/log/greeter").contains("postinst configure"));
     let beside: Vec<_> =
@@ -346,7 +354,10 @@ fn nobody_vouches_for_an_archive_unless_asked() {
         server.uri()
     );
     old.fixture.write("old.conf", &text);
-    old.multistrap(&[]).exits(1).says(&["mini"]);
+    old.multistrap(&[])
+        .exits(1)
+        .says(&["mini", "keyring=PACKAGE, or source=[signed-by=FILE] …, in [mini]"])
+        .does_not_say(&["repos."]);
     old.multistrap(&["--no-auth"]).ok().says(&["WITHOUT checking any signature"]);
 }
 

@@ -22,8 +22,8 @@ use crate::{
 /// Make the folder or tarball of a multistrap configuration, configured, without root
 ///
 /// Takes multistrap's own options and configuration files, and leaves what multistrap leaves, with all
-/// packages configured, whatever their architecture: docs/from-multistrap.md says what is different. The
-/// repository of what was downloaded is $XDG_CACHE_HOME/treestrap/repo unless --repo names another.
+/// packages configured, whatever their architecture: docs/from-multistrap.md says what is different. What
+/// was downloaded stays in $XDG_CACHE_HOME/treestrap/repo, unless there is a manifest or --repo names another.
 ///
 /// Examples:
 ///   treestrap multistrap -f board.conf

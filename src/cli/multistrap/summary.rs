@@ -163,4 +163,5 @@ fn ends(configuration: &Configuration, scripts: &Scripts, lines: &mut Vec<String
         Some(path) => format!("aptpreferences:\t\tApt preferences file to use: '{}'", path.display()),
         None => "aptpreferences:\t\tNo apt preferences file. Default release: *".to_owned(),
     });
+    lines.push(String::new());
 }

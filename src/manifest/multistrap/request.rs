@@ -134,6 +134,22 @@ impl Configuration {
         repositories
     }
 
+    /// The suites of sections that have no `source`, as repositories of this machine's own apt sources.
+    pub fn repositories_of_this_machine(&self) -> Vec<Repository> {
+        let repository = |section: &Section| {
+            Some(Repository {
+                name: section.name.clone(),
+                uris: Vec::new(),
+                suites: vec![section.suite.clone()?],
+                components: section.components.clone(),
+                signed_by: Vec::new(),
+                check_valid_until: true,
+                trusted: self.no_auth,
+            })
+        };
+        self.bootstrap_sections().filter(|section| section.source.is_none()).filter_map(repository).collect()
+    }
+
     /// The packages of the sections and their keyrings, as multistrap sorts them for apt.
     fn packages(&self) -> Result<Vec<PackageRequest>> {
         let mut packages = Vec::new();

@@ -335,6 +335,18 @@ fn repositories_of_one_suite_are_one_and_words_after_a_suite_are_components() {
     assert_eq!(repository.components, ["universe", "main", "contrib"]);
 }
 
+#[test]
+fn suites_without_a_source_are_this_machine_s() {
+    let text =
+        "[General]\nbootstrap=a b\n[a]\nsuite=sid\ncomponents=contrib\n[b]\npackages=bb\n[c]\nsuite=x\n";
+    let configuration = good(&[("a", text)]);
+    assert!(request(&configuration).repositories.is_empty());
+    let found = configuration.repositories_of_this_machine();
+    let [repository] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((repository.suites.as_slice(), repository.uris.len()), (&["sid".to_owned()][..], 0));
+    assert_eq!(repository.components, ["contrib"]);
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in "(\\[(General|d)\\]\n|[a-z]{2,9}=[ -~]{0,12}\n){0,12}", any: String) {

@@ -18,6 +18,7 @@ use super::{
     keyring,
     place::Place,
     tree::{self, Unpacked},
+    words::in_its_words,
 };
 use crate::{
     Context, Error, Result,
@@ -25,6 +26,7 @@ use crate::{
     artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile},
     configure::Requirements,
     error::Kind,
+    lock::sources,
     manifest::multistrap::Configuration,
     pipeline::{Known, Session, locks},
 };
@@ -35,6 +37,10 @@ use crate::{
 /// `Kind::Input` if the configuration cannot be done, or the folder has a system in it already; those of
 /// the stages.
 pub fn make(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
+    make_all(session, order).map_err(in_its_words)
+}
+
+fn make_all(session: &Session<'_>, order: &Order<'_>) -> Result<Made> {
     let configuration = order.configuration;
     let path = configuration.directory.as_deref().ok_or_else(|| {
         Error::input(format!("{}: no directory is named", configuration.path.display()))
@@ -85,7 +91,10 @@ fn image(session: &Session<'_>, order: &Order<'_>) -> Result<Image> {
         let message =
             "no section that bootstrap names has a repository: this machine's own apt sources are used";
         session.reporter.warn(&name, message);
-        request.repositories = crate::lock::sources::host_repositories(Path::new("/"))?;
+        request.repositories = match configuration.repositories_of_this_machine() {
+            repositories if repositories.is_empty() => sources::host_repositories(Path::new("/"))?,
+            repositories => repositories,
+        };
     }
     Ok(Image {
         request,

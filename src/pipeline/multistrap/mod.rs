@@ -11,6 +11,7 @@
 //! | `archives` | the packages themselves, and their sources, where they are to be kept |
 //! | `tree` | packages unpacked into the folder, the user's scripts, stage 2 |
 //! | `conffiles` | configuration files at their places |
+//! | `words` | hints in the words of a configuration |
 //! | `making` | the order of all that |
 
 mod apt;
@@ -23,6 +24,7 @@ mod making;
 mod place;
 mod scripts;
 mod tree;
+mod words;
 
 use std::path::{Path, PathBuf};
 

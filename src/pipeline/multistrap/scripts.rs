@@ -46,6 +46,12 @@ impl Scripts {
         let mut warnings = Vec::new();
         let is_file = |path: &Path| path.is_file();
         scripts.preferences = first(&configuration.preferences, is_file, "is no file", &mut warnings);
+        if let Some(path) = scripts.preferences.as_ref().filter(|path| !is_read_by_apt(path)) {
+            warnings.push(format!(
+                "{}: apt reads no preferences from a file of this name, and so they do not count: name it NAME.pref",
+                path.display()
+            ));
+        }
         scripts.setup = first(&configuration.setup_script, is_program, "cannot be executed", &mut warnings);
         scripts.config = first(&configuration.config_script, is_program, "cannot be executed", &mut warnings);
         for seed in &configuration.seeds {
@@ -101,9 +107,11 @@ impl Scripts {
         }
     }
 
-    /// The pins of `aptpreferences`.
+    /// The pins of `aptpreferences`: those that apt would read in the image.
     pub(super) fn pins(&self) -> Result<Vec<Pin>> {
-        let Some(path) = &self.preferences else { return Ok(Vec::new()) };
+        let Some(path) = self.preferences.as_ref().filter(|path| is_read_by_apt(path)) else {
+            return Ok(Vec::new());
+        };
         let name = path.display().to_string();
         let bytes = fs::read(path).with_context(|| format!("reading {name}"))?;
         parse_preferences(&String::from_utf8_lossy(&bytes), &name)
@@ -124,6 +132,14 @@ fn first(
         }
     }
     None
+}
+
+/// Whether apt reads a file of this name in preferences.d: letters, digits, `_`, `-` and `.`, with the
+/// extension `pref` or none (apt_preferences(5)).
+fn is_read_by_apt(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    plain && name.rsplit_once('.').is_none_or(|(_, extension)| extension == "pref")
 }
 
 /// Whether the caller may execute a file.
@@ -147,6 +163,15 @@ mod tests {
 
         fn is_file(&self, _: &Path) -> bool {
             true
+        }
+    }
+
+    #[test]
+    fn names_of_preferences() {
+        for (name, is_read) in
+            [("pins", true), ("50-pins.pref", true), ("pins.conf", false), ("pins~", false), ("a b", false)]
+        {
+            assert_eq!(is_read_by_apt(&Path::new("/etc").join(name)), is_read, "{name}");
         }
     }
 
