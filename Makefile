@@ -81,6 +81,8 @@ fuzz:
 
 install: build
 	install -D -m 0755 $(RELEASE) $(DESTDIR)$(PREFIX)/bin/treestrap
+	install -d $(DESTDIR)$(PREFIX)/lib/treestrap
+	ln -sf ../../bin/treestrap $(DESTDIR)$(PREFIX)/lib/treestrap/multistrap
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE) man $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \

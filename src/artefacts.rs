@@ -21,6 +21,10 @@ pub struct Request {
     pub repositories: Vec<Repository>,
     /// The requested packages, in the manifest's order.
     pub packages: Vec<PackageRequest>,
+    /// Whether what packages depend on is installed too. Left out of what it is serialised as where it is,
+    /// as it nearly always is: the digests of older requests stay.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub dependencies: bool,
     /// Whether Recommends are installed too.
     pub recommends: bool,
     /// Whether all packages marked `Essential: yes` are installed.
@@ -29,6 +33,14 @@ pub struct Request {
     pub priority: Vec<String>,
     /// Version pins, in the manifest's order.
     pub pins: Vec<Pin>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// One image of a manifest.
@@ -278,7 +290,7 @@ pub struct UnpackedPackage {
     /// Whether its preinst says `dpkg-divert`.
     #[serde(default)]
     pub diverts: bool,
-    /// When its newest file was changed, in seconds since 1970.
+    /// The date of its changelog's newest entry, in seconds since 1970; 0 without one.
     pub newest: u64,
     /// How far it is; that of a composed tree's is always the same.
     #[serde(skip)]
@@ -308,6 +320,8 @@ pub enum Begin {
     Register(Vec<(String, String)>),
     /// debootstrap's second stage runs, which does all that there is to be done.
     SecondStage,
+    /// dpkg unpacks these debs of the tree, whole paths, over what is there, and nothing is configured.
+    Unpack(Vec<String>),
 }
 
 /// Options of stage 2.
@@ -349,6 +363,20 @@ pub struct Configured {
     pub accelerated: Option<Accelerated>,
     /// Seconds per package, in the order in which they were configured.
     pub packages: Vec<(String, f64)>,
+    /// The packages that took longest, the slowest first.
+    #[serde(default)]
+    pub slowest: Vec<SlowPackage>,
+}
+
+/// A package that took long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlowPackage {
+    /// Its name.
+    pub package: String,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// What its scripts ran, by name, with the seconds that each took without what it waited for.
+    pub ran: Vec<(String, f64)>,
 }
 
 /// How the programs of a foreign image ran in stage 2: in the place of some of them, their twins, the

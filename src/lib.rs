@@ -16,6 +16,8 @@
 //! tree and knows nothing of Debian; the crate `qemu` knows foreign binaries and nothing of the
 //! sandbox; [`configure`] brings the two together.
 //!
+//! [`ninja`] says what a build that ninja(1) drives has to know of all that.
+//!
 //! [`doctor`] says whether a machine can do all that, before anything is tried.
 //!
 //! This library never prints: it tells a [`report::Reporter`] what happens, and [`cli`] prints.
@@ -37,6 +39,7 @@ pub mod fetch;
 pub mod ingest;
 pub mod lock;
 pub mod manifest;
+pub mod ninja;
 pub mod pipeline;
 pub mod report;
 pub mod rootfs;

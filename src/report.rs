@@ -120,10 +120,49 @@ pub enum Event {
     },
 }
 
+/// Something that took time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Which image; may be empty.
+    pub image: String,
+    /// What it is.
+    pub kind: SpanKind,
+    /// Its name: of a stage, a package, a program.
+    pub name: String,
+    /// What else there is to say; may be empty.
+    pub about: String,
+    /// When it began, by [`clock`].
+    pub begun: f64,
+    /// When it ended.
+    pub ended: f64,
+}
+
+/// What a [`Span`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SpanKind {
+    /// A stage of the pipeline.
+    Stage,
+    /// The download and unpacking of one deb.
+    Download,
+    /// A package while stage 2 works at it.
+    Package,
+    /// A program that a package's script started.
+    Program,
+}
+
+/// Seconds of CLOCK_MONOTONIC (clock_gettime(2)), which is the same for all processes of a machine.
+pub fn clock() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// Receives events; called from several threads.
 pub trait Reporter: Send + Sync {
     /// Takes one event. It must not block for long.
     fn event(&self, event: Event);
+
+    /// Takes something that took time, when it is over.
+    fn span(&self, _span: Span) {}
 }
 
 impl dyn Reporter + '_ {

@@ -533,6 +533,7 @@ fn request(ask: &Ask, architecture: &str) -> Request {
         repositories: Vec::new(),
         packages: ask.packages.split_whitespace().map(package).collect(),
         recommends: ask.recommends,
+        dependencies: true,
         essential: ask.essential,
         priority: ask.priority.iter().map(|name| (*name).to_owned()).collect(),
         pins: ask.pins.iter().map(pin).collect(),

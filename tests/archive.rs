@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs, process::Command};
 
 use common::{
     account::Account,
-    base,
+    apt2ostree, base,
     fixture::{Fixture, finish},
     tier::{Tier, needs},
 };
@@ -85,9 +85,11 @@ fn images_of_two_suites_and_architectures() {
         finish(command)
     };
     treestrap(&["lock"]).ok();
+    treestrap(&["fetch", "--keep-debs", "debs", "native"]).ok();
     treestrap(&["fetch"]).ok();
 
     compose_opens_no_file_object(&fixture);
+    imported_packages_are_the_same(&fixture);
 
     let built = treestrap(&["build"]).ok();
     for image in ["foreign", "native"] {
@@ -149,6 +151,18 @@ fn acceleration_changes_nothing(fixture: &Fixture) {
     let chmod = |line: &str| line.contains("/chmod (coreutils)") && line.ends_with(": the manifest says so");
     assert!(told.lines().any(chmod), "{told}");
     fixture.write("treestrap.toml", &manifest);
+}
+
+/// Real packages that apt2ostree has unpacked come out as when they are fetched.
+fn imported_packages_are_the_same(fixture: &Fixture) {
+    apt2ostree::unpack(fixture);
+    let outcome = fixture.treestrap(&["import", "apt2ostree", "theirs", "--repo", "imported"]).ok();
+    let (fetched, imported) =
+        (apt2ostree::pool(&fixture.repo()), apt2ostree::pool(&fixture.path("imported")));
+    let same = fetched.iter().filter(|(name, commit)| imported.get(*name) == Some(commit)).count();
+    assert_eq!(same, imported.len(), "{outcome}");
+    let debs = fs::read_dir(fixture.path("debs")).expect("a folder").count();
+    assert!(same * 20 >= debs * 19, "{same} of {debs} packages: {outcome}");
 }
 
 /// Invariant 2: stage 1 reads no file content. A trace of every open(2) shows dirtrees, and not

@@ -10,8 +10,23 @@ use std::{
 
 use tempfile::TempDir;
 
-const VERBS: &[&str] =
-    &["init", "lock", "fetch", "compose", "configure", "build", "run", "verify", "diff", "export", "doctor"];
+const VERBS: &[&str] = &[
+    "init",
+    "lock",
+    "fetch",
+    "compose",
+    "configure",
+    "build",
+    "run",
+    "verify",
+    "diff",
+    "prune",
+    "export",
+    "multistrap",
+    "import",
+    "ninja",
+    "doctor",
+];
 
 const MANIFEST: &str = "\
 [repos.debian]

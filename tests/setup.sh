@@ -61,6 +61,7 @@ if [ "$purpose" = tests ]; then
     need debootstrap "likewise"                                              has debootstrap
     need fakeroot    "both run in it, as an ordinary user"                   has fakeroot
     need apparmor    "oracle: takes the profile for Ubuntu"                  has apparmor_parser
+    need ninja-build "oracle: drives a build by what treestrap ninja writes"  has ninja
     need python3     "what compares images with those"                       has python3
 fi
 

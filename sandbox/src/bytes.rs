@@ -4,7 +4,7 @@
 //! `\xNN`; all else stands for itself. Use with `#[serde(with = "crate::bytes")]`.
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::{CString, OsStr, OsString},
     fmt::Write,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
@@ -16,6 +16,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 pub(crate) fn c_string(path: &Path) -> crate::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| crate::Error::plan(format_args!("the path {} has a NUL in it", path.display())))
+}
+
+/// A path below a folder; the folder itself if it is empty.
+pub(crate) fn below(folder: &Path, path: &[u8]) -> PathBuf {
+    if path.is_empty() { folder.to_owned() } else { folder.join(OsStr::from_bytes(path)) }
 }
 
 /// The bytes as readable text.

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     acl::{self, Acl},
-    bytes::escape,
+    bytes::{below, escape},
     disk::PlainFolder,
     error::{Doing, Error, Result},
     owners::{Owner, RECORD},
@@ -272,7 +272,7 @@ impl Walk<'_> {
         let Source::Plain(plain) = &self.source else { return Ok(()) };
         let asks = plain.may_be_unmapped(stat);
         let outside = asks.then(|| self.taker.owner_outside(file)).transpose()?;
-        plain.check(stat, outside, &self.top.join(OsStr::from_bytes(&self.path)))
+        plain.check(stat, outside, &below(self.top, &self.path))
     }
 
     /// What is at a name. None: the root of another file system, which has been noted.
@@ -435,9 +435,8 @@ impl Walk<'_> {
             }
             Source::Plain(plain) => {
                 plain.show_ids(&mut owner, &mut xattrs);
-                let before = xattrs.len();
+                plain.recorded |= xattrs.iter().any(|(name, _)| name.starts_with(acl::OURS));
                 owner = take_records(&mut xattrs, stat.st_mode).unwrap_or(owner);
-                plain.recorded |= xattrs.len() < before;
             }
         }
         Metadata {

@@ -163,6 +163,17 @@ fn set_up(
     Ok((inside, root, table))
 }
 
+/// Starts programs of the host until the end: see [`crate::host`].
+pub(crate) fn serve_on_host(
+    plan: &Plan,
+    root: OwnedFd,
+    commands: Channel,
+    end_of_life: OwnedFd,
+    supervisor: Option<Channel>,
+) -> Result<()> {
+    Server { plan, root, commands, end_of_life, supervisor, view: None, memory: None, running: None }.serve()
+}
+
 /// Has pid 1 another root than its commands, which so find themselves in a chroot, as they are used to
 /// when an image is made: ischroot(1) and its kin compare the two, and scripts that take a machine for
 /// running restart its init. Gives the root of commands.

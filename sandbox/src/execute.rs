@@ -10,7 +10,7 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     sys::{
-        resource::{Resource, setrlimit},
+        resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
     },
     unistd::{Pid, chdir, chroot, fchdir, setpgid, setsid, tcsetpgrp},
@@ -77,7 +77,9 @@ fn become_command(
         None => drop(setsid().doing("making a session")?),
     }
     let limit = |resource, value: u64| setrlimit(resource, value, value).doing("setting a resource limit");
-    limit(Resource::RLIMIT_NPROC, plan.limits.processes)?;
+    // An ordinary user's hard limit cannot be raised.
+    let (_, most) = getrlimit(Resource::RLIMIT_NPROC).doing("reading a resource limit")?;
+    limit(Resource::RLIMIT_NPROC, plan.limits.processes.min(most))?;
     limit(Resource::RLIMIT_CORE, 0)?; // no core dump ends up in an image
     if let Some(MemoryLimit::EachProcess(most)) = memory {
         limit(Resource::RLIMIT_DATA, most)?;

@@ -117,15 +117,24 @@ pub(crate) struct Helper {
 impl Helper {
     /// Starts one in this tier; or else in the best that can be had.
     pub(crate) fn start(tier: Option<Tier>) -> Result<Self> {
+        Helper::start_with(tier, false)
+    }
+
+    /// The same, with the caller's groups, for what runs on the host's files.
+    pub(crate) fn start_in_own_groups(tier: Option<Tier>) -> Result<Self> {
+        Helper::start_with(tier, true)
+    }
+
+    fn start_with(tier: Option<Tier>, keep_groups: bool) -> Result<Self> {
         let error = match tier {
-            Some(tier) => return Helper::start_in(tier),
-            None => match Helper::start_in(Tier::Full) {
+            Some(tier) => return Helper::start_in(tier, keep_groups),
+            None => match Helper::start_in(Tier::Full, keep_groups) {
                 Err(error) if error.step() == Some(Step::Mapping) => error,
                 other => return other,
             },
         };
         // Should this fail too, then for the same reason or one that is harder to understand.
-        match Helper::start_in(Tier::Single) {
+        match Helper::start_in(Tier::Single, keep_groups) {
             Ok(mut helper) => {
                 helper.degraded = Some(error);
                 Ok(helper)
@@ -134,7 +143,7 @@ impl Helper {
         }
     }
 
-    fn start_in(tier: Tier) -> Result<Self> {
+    fn start_in(tier: Tier, keep_groups: bool) -> Result<Self> {
         if tier == Tier::Single && !supervisor::SINGLE_IS_KNOWN {
             let message = "tier single knows no structures of this architecture";
             return Err(Error::machine(message).at(Step::Mapping));
@@ -157,7 +166,7 @@ impl Helper {
                 (Process::Executed(child), control)
             }
         };
-        match Helper::map(&mut control, process.id(), tier) {
+        match Helper::map(&mut control, process.id(), tier, keep_groups) {
             Ok(mapping) => Ok(Helper { process, control: Some(control), mapping, tier, degraded: None }),
             Err(error) => {
                 drop(control); // the monitor ends when it sees this
@@ -167,7 +176,7 @@ impl Helper {
         }
     }
 
-    fn map(control: &mut Channel, pid: u32, tier: Tier) -> Result<Mapping> {
+    fn map(control: &mut Channel, pid: u32, tier: Tier, keep_groups: bool) -> Result<Mapping> {
         match answer(control)?.0 {
             FromMonitor::Unshared => {}
             other => return Err(unexpected(&other)),
@@ -176,7 +185,7 @@ impl Helper {
             Tier::Full => userns::write_maps(pid)?,
             Tier::Single => userns::write_single_maps(pid)?,
         };
-        control.send(&ToMonitor::Mapped(tier), &[])?;
+        control.send(&ToMonitor::Mapped { tier, keep_groups }, &[])?;
         Ok(mapping)
     }
 

@@ -14,13 +14,14 @@
 //! | module | what |
 //! |---|---|
 //! | `plan`, `enforced`, `error` | what is asked, what is given, what went wrong: plain data |
-//! | `session`, `helper`, `sweep`, `terminal` | the caller's side |
+//! | `session`, `commands`, `helper`, `sweep`, `terminal` | the caller's side |
 //! | `diagnose` | what this machine can do, and how to mend what it cannot |
 //! | `userns` | ranges of ids and their maps |
 //! | `work` | the session's folder on disk: layout, lock, how the dead are found |
 //! | `monitor`, `capture`, `cgroup` | outside, as the namespace's root |
 //! | `supervisor`, `owners`, `acl`, `recorded` | outside, answering system calls of those inside; records of owners |
 //! | `disk` | trees as folders of the host, outside of any sandbox: read, written, moved into |
+//! | `host` | programs of the host on such a folder, in a user namespace |
 //! | `server` | outside, beside the monitor: serves FUSE as long as the sandbox lives |
 //! | `child`, `stack`, `root`, `binfmt`, `execute` | inside, as pid 1 |
 //! | [`view`] | trees that are no folders: FUSE file systems, hard-link checkouts |
@@ -53,12 +54,14 @@ mod capabilities;
 mod capture;
 mod cgroup;
 mod child;
+mod commands;
 mod diagnose;
 mod disk;
 mod enforced;
 mod error;
 mod execute;
 mod helper;
+mod host;
 mod kernel;
 mod monitor;
 mod owners;
@@ -87,8 +90,10 @@ pub use disk::{
 pub use enforced::{Enforced, IdRange, Inside, Mapper, Mapping, MemoryLimit, Tier, View};
 pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, prepare, use_helper};
+pub use host::{RanOnHost, run_on_host};
 pub use plan::{
-    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Source, Stored, Uname, Work, Writer, Writers,
+    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Program, Programs, Source, Stored, Uname,
+    Work, Writer, Writers,
 };
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_work, sweep};

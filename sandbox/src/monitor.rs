@@ -34,6 +34,7 @@ use crate::{
     disk::{self, Moved, Order},
     enforced::Tier,
     error::{Doing, Error, Kind, Result, Step},
+    host,
     owners::{self, Links, Owner, Remembered},
     plan::{Layer, Plan, Work},
     protocol::{Channel, FromMonitor, Start, ToMonitor},
@@ -86,7 +87,7 @@ fn prepare() -> Result<Channel> {
 }
 
 fn serve(control: &mut Channel) -> i32 {
-    let mut monitor = Monitor { session: None, finished: None, closed: false };
+    let mut monitor = Monitor { session: None, finished: None, on_host: None, closed: false };
     let caller = getppid();
     // On any failure to talk the caller is gone, which is the end in any case.
     let result = monitor.serve(control);
@@ -121,6 +122,8 @@ struct Monitor {
     session: Option<Running>,
     /// The folder of a move that was killed once and now is done.
     finished: Option<PathBuf>,
+    /// A program of the host.
+    on_host: Option<host::Running>,
     /// Whether the caller ended it, and was not ended itself.
     closed: bool,
 }
@@ -154,7 +157,9 @@ impl Monitor {
             .map_err(|e| e.at(Step::UserNamespace))?;
         control.send(&FromMonitor::Unshared, &[])?;
         match control.receive()? {
-            Some((ToMonitor::Mapped(tier), _)) => become_root(tier)?,
+            Some((ToMonitor::Mapped { tier, keep_groups }, _)) => {
+                become_root(tier == Tier::Full && !keep_groups)?
+            }
             _ => return Ok(()),
         }
         while let Some((message, descriptors)) = control.receive()? {
@@ -218,6 +223,14 @@ impl Monitor {
                 }
                 Ok(FromMonitor::Done)
             }
+            ToMonitor::StartOnHost(start) => {
+                self.on_host = Some(host::Running::start(*start, descriptors, control)?);
+                Ok(FromMonitor::Started)
+            }
+            ToMonitor::EndOnHost => {
+                let running = self.on_host.take().ok_or_else(|| Error::bug("nothing runs on the host"))?;
+                Ok(FromMonitor::Links(running.end()))
+            }
             ToMonitor::Conclude => {
                 let of_session = self.session.as_mut().filter(|session| session.moved);
                 let folder = of_session.map(|session| session.start.folder.clone()).or(self.finished.take());
@@ -228,7 +241,7 @@ impl Monitor {
                 Some(error) => Err(error),
                 None => Ok(FromMonitor::Done),
             },
-            ToMonitor::Mapped(_) | ToMonitor::Next | ToMonitor::Enough | ToMonitor::ItIs(_) => {
+            ToMonitor::Mapped { .. } | ToMonitor::Next | ToMonitor::Enough | ToMonitor::ItIs(_) => {
                 Err(Error::bug(format_args!("{message:?} makes no sense here")))
             }
         }
@@ -236,17 +249,20 @@ impl Monitor {
 
     /// Ends the session, if there is one; gives what could not be cleaned up.
     fn end(&mut self) -> Option<Error> {
+        if let Some(running) = self.on_host.take() {
+            running.end();
+        }
         self.session.take()?.end().err()
     }
 }
 
 /// Becomes 0:0 of the namespace, without the caller's other groups: they are not mapped, and would
 /// open the host's files to what runs inside. (In tier single the kernel forbids leaving them; there
-/// what is outside has no path either.)
-fn become_root(tier: Tier) -> Result<()> {
+/// what is outside has no path either. Programs of the host keep them: see [`host`].)
+fn become_root(leave_groups: bool) -> Result<()> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(group, group, group)
-        .and_then(|()| if tier == Tier::Full { setgroups(&[]) } else { Ok(()) })
+        .and_then(|()| if leave_groups { setgroups(&[]) } else { Ok(()) })
         .and_then(|()| setresuid(user, user, user))
         .doing("becoming root of the user namespace")
         .map_err(|error| error.at(Step::Mapping))
@@ -414,7 +430,7 @@ impl Running {
 }
 
 /// Kills a child of this process and waits for its end. It's not reaped yet, so the number is its own.
-fn end_process(process: Pid) {
+pub(crate) fn end_process(process: Pid) {
     let _ = kill(process, Signal::SIGKILL);
     while waitpid(process, Some(WaitPidFlag::__WALL)) == Err(nix::errno::Errno::EINTR) {}
 }

@@ -19,7 +19,8 @@ use crate::{
     disk::{Learnt, Moved, Order, Target},
     enforced::{Inside, Tier, View},
     error::{Doing, Error, Result},
-    owners::Owner,
+    host::OnHost,
+    owners::{Owner, Remembered},
     plan::{Plan, Stored},
     session::Status,
     sys,
@@ -34,7 +35,12 @@ const LONGEST: u32 = 1 << 28;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ToMonitor {
     /// The id maps are written.
-    Mapped(Tier),
+    Mapped {
+        /// How.
+        tier: Tier,
+        /// Whether the monitor stays in the caller's other groups.
+        keep_groups: bool,
+    },
     /// Start a sandbox. With it come pid 1's socket and the lock of the folder.
     Start(Box<Start>),
     /// End everything inside and begin to list what changed.
@@ -53,6 +59,10 @@ pub(crate) enum ToMonitor {
     Move(Box<Order>),
     /// End the move that was begun from this folder.
     FinishMove(#[serde(with = "crate::bytes")] PathBuf),
+    /// Get ready for programs of the host. With it comes pid 1's socket.
+    StartOnHost(Box<Start>),
+    /// End all programs of the host.
+    EndOnHost,
     /// The caller has what became of the move: remove the session's folder.
     Conclude,
     /// Write a tree to a folder of the host.
@@ -78,6 +88,8 @@ pub(crate) struct Start {
     /// Where the caller may have folders of its own: see [`crate::LayerFolder`].
     #[serde(with = "crate::bytes")]
     pub(crate) swept: Vec<PathBuf>,
+    /// For programs of the host: which tree they work on. There is no session's folder then.
+    pub(crate) on_host: Option<OnHost>,
 }
 
 /// What the monitor answers.
@@ -101,6 +113,8 @@ pub(crate) enum FromMonitor {
     Read(Learnt),
     /// The changes have been moved.
     Moved(Moved),
+    /// Programs of the host have ended; owners of links.
+    Links(Vec<Remembered>),
     /// What was asked is done.
     Done,
     /// It failed.
@@ -143,6 +157,8 @@ pub(crate) struct Run {
 pub(crate) enum FromChild {
     /// The sandbox is up.
     Ready(Inside),
+    /// Programs of the host can be started.
+    ReadyOnHost,
     /// The command has ended.
     Ended(Status),
     /// The command was stopped (Ctrl-Z).

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 
 use crate::{
     supervisor::{
-        Abi, Call, FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+        Abi, Call, FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, STARTS, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
     },
     sys,
 };
@@ -296,6 +296,10 @@ pub(crate) struct Wanted {
     pub(crate) single: bool,
     /// It notes who writes which file.
     pub(crate) writers: bool,
+    /// It notes which programs run when.
+    pub(crate) programs: bool,
+    /// Nothing is denied: for programs of the host.
+    pub(crate) allows_all: bool,
 }
 
 impl Wanted {
@@ -310,8 +314,15 @@ impl Wanted {
             (false, false) => &[],
         };
         let names = if self.writers { NAMES } else { &[] };
+        let starts = if self.programs && !self.single { STARTS } else { &[] };
         let folders = if self.sorted_folders { FOLDERS } else { &[] };
-        opens.iter().chain(folders).chain(single).chain(if self.uname { UNAME } else { &[] }).chain(names)
+        opens
+            .iter()
+            .chain(folders)
+            .chain(single)
+            .chain(if self.uname { UNAME } else { &[] })
+            .chain(names)
+            .chain(starts)
     }
 
     /// Which call a number is in an ABI, of those that the supervisor gets.
@@ -350,7 +361,8 @@ pub(crate) fn abi(architecture: u32, number: u32) -> Option<Abi> {
 /// remembers that by number and does not run the program at all.
 fn program(wanted: Wanted) -> Program {
     let syncs = if wanted.no_sync { SYNCS } else { &[] };
-    let all: Vec<&Rule> = wanted.asked().chain(DENIED).chain(syncs).collect();
+    let denied = if wanted.allows_all { &[] } else { DENIED };
+    let all: Vec<&Rule> = wanted.asked().chain(denied).chain(syncs).collect();
     let native = rules(&all, |rule| u32::try_from(rule.native).ok());
     let mut abis: Vec<(u32, Program)> = Vec::new();
     #[cfg(target_arch = "x86_64")]

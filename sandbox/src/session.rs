@@ -2,29 +2,23 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
     path::{Path, PathBuf, absolute},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    sync::atomic::AtomicBool,
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::{getpgrp, tcgetpgrp},
-};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::Change,
+    commands::Commands,
     disk::{self, Edits, Moved},
     enforced::Enforced,
     error::{Doing, Error, Kind, Result},
     helper::{Helper, unexpected},
     plan::{Layer, Plan, Source, Stored, Work},
-    protocol::{Channel, FromChild, FromMonitor, Run, Start, ToChild, ToMonitor},
+    protocol::{Channel, FromChild, FromMonitor, Start, ToMonitor},
     sweep,
-    terminal::Foreground,
     work::{self, WorkFolder},
 };
 
@@ -128,12 +122,9 @@ impl Status {
 /// [`close`]: Session::close
 pub struct Session {
     helper: Helper,
-    commands: Channel,
+    commands: Commands,
     enforced: Enforced,
-    plan: Plan,
     folder: PathBuf,
-    /// Why no more commands can run; none while they can.
-    over: Option<&'static str>,
     /// Whether what changed has been moved.
     moved: bool,
 }
@@ -159,7 +150,13 @@ impl Session {
         let mut helper = Helper::start(plan.tier)?;
         let (mut commands, theirs) = Channel::pair()?;
         let theirs = theirs.into_socket();
-        let start = Start { plan, tier: helper.tier, folder: folder.path.clone(), swept: sweep::folders() };
+        let start = Start {
+            plan,
+            tier: helper.tier,
+            folder: folder.path.clone(),
+            swept: sweep::folders(),
+            on_host: None,
+        };
         let question = ToMonitor::Start(Box::new(start));
         match helper.ask(&question, &[theirs.as_fd(), folder.lock.as_fd()])?.0 {
             FromMonitor::Started => drop(theirs),
@@ -178,7 +175,8 @@ impl Session {
         let Start { plan, folder, .. } = *start;
         let (tier, mapping) = (helper.tier, helper.mapping.clone());
         let enforced = Enforced { tier, asked_view: plan.view, mapping, inside };
-        Ok(Session { helper, commands, enforced, plan, folder, over: None, moved: false })
+        let commands = Commands::new(commands, plan.environment, plan.limits.time);
+        Ok(Session { helper, commands, enforced, folder, moved: false })
     }
 
     /// What it really has.
@@ -195,105 +193,7 @@ impl Session {
     /// The same, but when `stop` becomes true, everything inside is killed and the result is an error
     /// of the kind [`Kind::Interrupted`]. The session stays usable: to keep, or to look at.
     pub fn run_unless(&mut self, command: &Command, stop: &AtomicBool) -> Result<Status> {
-        if let Some(why) = self.over {
-            return Err(Error::bug(format_args!("no command can run: {why}")));
-        }
-        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let own: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        let mut descriptors = Vec::new();
-        let mut numbers = Vec::new();
-        for (number, (stdio, own)) in
-            [&command.stdin, &command.stdout, &command.stderr].into_iter().zip(own).enumerate()
-        {
-            match stdio {
-                Stdio::Inherit => descriptors.push(own),
-                Stdio::Descriptor(descriptor) => descriptors.push(descriptor.as_fd()),
-                Stdio::Null => continue,
-            }
-            numbers.push(number as RawFd);
-        }
-        for (descriptor, number) in &command.descriptors {
-            descriptors.push(descriptor.as_fd());
-            numbers.push(*number);
-        }
-        // Whoever has the foreground of the terminal gives it to the command, and takes it back.
-        let interactive = matches!(command.stdin, Stdio::Inherit)
-            && tcgetpgrp(stdin.as_fd()).is_ok_and(|foreground| foreground == getpgrp());
-        let foreground = if interactive { Foreground::remember(stdin.as_fd()) } else { None };
-        let run = ToChild::Run(Run {
-            arguments: command.arguments.clone(),
-            environment: merge(&self.plan.environment, &command.environment),
-            folder: command.folder.clone(),
-            descriptors: numbers,
-            terminal: foreground.is_some(),
-        });
-        if let Err(error) = self.commands.send(&run, &descriptors) {
-            // Pid 1 has gone, and may have said why.
-            return Err(match self.message() {
-                Ok(FromChild::Failed(why)) => why,
-                _ => error,
-            });
-        }
-        self.wait(foreground, stop)
-    }
-
-    fn wait(&mut self, mut foreground: Option<Foreground<'_>>, stop: &AtomicBool) -> Result<Status> {
-        let deadline = self.plan.limits.time.map(|limit| Instant::now() + limit);
-        loop {
-            if !self.message_within_a_moment()? {
-                if stop.load(Ordering::Relaxed) {
-                    self.end_all()?;
-                    return Err(Error::new(Kind::Interrupted, "interrupted"));
-                }
-                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    self.end_all()?;
-                    let limit = self.plan.limits.time.unwrap_or_default().as_secs_f64();
-                    return Err(Error::new(
-                        Kind::TimeLimit,
-                        format_args!("the command ran longer than {limit} s"),
-                    ));
-                }
-                continue;
-            }
-            match self.message()? {
-                FromChild::Ended(status) => return Ok(status),
-                FromChild::Failed(error) => return Err(error),
-                FromChild::Paused => {
-                    if let Some(foreground) = foreground.as_mut() {
-                        foreground.pause_with_the_command();
-                    }
-                    self.commands.send(&ToChild::Continue, &[])?;
-                }
-                other => return Err(unexpected(&other)),
-            }
-        }
-    }
-
-    /// Whether pid 1 has said something. A moment is how long it takes at most to see a stop.
-    fn message_within_a_moment(&self) -> Result<bool> {
-        const MOMENT: u16 = 100; // milliseconds
-        match poll(&mut [PollFd::new(self.commands.as_fd(), PollFlags::POLLIN)], PollTimeout::from(MOMENT)) {
-            Ok(count) => Ok(count > 0),
-            Err(Errno::EINTR) => Ok(false),
-            Err(errno) => Err(errno).doing("waiting for the command"),
-        }
-    }
-
-    fn message(&mut self) -> Result<FromChild> {
-        match self.commands.receive()? {
-            Some((message, _)) => Ok(message),
-            None => {
-                self.over = Some("pid 1 of the sandbox died");
-                Err(Error::bug("pid 1 of the sandbox died under the command"))
-            }
-        }
-    }
-
-    /// Kills everything inside but pid 1.
-    fn end_all(&mut self) -> Result<()> {
-        self.commands.send(&ToChild::EndAll, &[])?;
-        while !matches!(self.message()?, FromChild::Quiet) {}
-        Ok(())
+        self.commands.run_unless(command, stop)
     }
 
     /// Ends everything inside and lists what changed against the layers: folders before what is in
@@ -303,7 +203,7 @@ impl Session {
         &mut self,
         each: &mut dyn FnMut(Change, Option<File>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.over = Some("the changes were listed");
+        self.commands.over = Some("the changes were listed");
         match self.helper.receive_changes(&ToMonitor::Changes, each)? {
             FromMonitor::Done => Ok(()),
             other => Err(unexpected(&other).into()),
@@ -314,7 +214,7 @@ impl Session {
     /// on the same file system. A plan with [`Work::Kept`] goes on from it;
     /// [`remove_kept`](crate::remove_kept) removes it.
     pub fn keep(&mut self, folder: &Path) -> Result<()> {
-        self.over = Some("the session was kept");
+        self.commands.over = Some("the session was kept");
         let folder = absolute(folder).doing_to("finding", folder)?;
         self.helper.ask_done(&ToMonitor::Keep(folder.clone()))?;
         self.folder = folder;
@@ -331,7 +231,7 @@ impl Session {
     /// folder stays, [`unfinished_moves`](crate::unfinished_moves) finds it and
     /// [`finish_move`](crate::finish_move) does the rest.
     pub fn move_into(&mut self, target: &Path, edits: &Edits) -> Result<Moved> {
-        self.over = Some("the changes were moved");
+        self.commands.over = Some("the changes were moved");
         let order = disk::order(&self.folder, target, self.enforced.tier, edits)?;
         match self.helper.ask(&ToMonitor::Move(Box::new(order)), &[])?.0 {
             FromMonitor::Moved(moved) => {
@@ -357,17 +257,6 @@ impl Session {
     }
 }
 
-/// The plan's variables without those that the command sets itself, then the command's.
-fn merge(plan: &[Vec<u8>], command: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let name = |variable: &[u8]| variable.split(|&byte| byte == b'=').next().unwrap_or_default().to_vec();
-    let mut merged: Vec<Vec<u8>> = Vec::new();
-    for variable in plan.iter().chain(command) {
-        merged.retain(|other| name(other) != name(variable));
-        merged.push(variable.clone());
-    }
-    merged
-}
-
 /// The helper works in another folder.
 fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
     let mut plan = plan.clone();
@@ -390,14 +279,6 @@ fn with_absolute_paths(plan: &Plan) -> Result<Plan> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_s_own_variables_win() {
-        let list =
-            |text: &str| -> Vec<Vec<u8>> { text.split(' ').map(|part| part.as_bytes().to_vec()).collect() };
-        assert_eq!(merge(&list("A=1 B=2"), &list("B=3 C= B=4")), list("A=1 C= B=4"));
-        assert_eq!(merge(&list("PATH=/bin"), &[]), list("PATH=/bin"));
-    }
 
     #[test]
     fn statuses_are_a_shell_s() {

@@ -18,7 +18,7 @@ use crate::{
 
 /// Debian's static ids, `nobody` (65534) and the 16-bit limit: Debian policy 9.2.2. With the caller
 /// as 0, a range needs one less.
-const ENOUGH: u32 = 65536;
+pub(crate) const ENOUGH: u32 = 65536;
 
 /// Users, or groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,20 @@ fn find_range(text: &str, caller: &Caller, least: u32) -> Option<(u32, u32)> {
         let ours = who == caller.name || who == caller.uid.as_raw().to_string();
         // A range that holds 0, or runs past the last id, is a mistake or worse.
         (ours && count >= least && start > 0 && start.checked_add(count).is_some()).then_some((start, count))
+    })
+}
+
+/// The account in whose range an id is, by the file alone.
+pub(crate) fn owner_of_range(ids: Ids, id: u32) -> Option<String> {
+    owner_in(&fs::read_to_string(ids.file()).ok()?, id)
+}
+
+fn owner_in(text: &str, id: u32) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let who = fields.next()?;
+        let (start, count): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        (id.checked_sub(start)? < count).then(|| who.to_owned())
     })
 }
 
@@ -292,6 +306,16 @@ mod tests {
             "ada:4294960000:65536",
         ] {
             assert_eq!(find(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_have_owners() {
+        let text = "ada:100000:65536\nno range\neve:165536:65536\n";
+        for (id, owner) in
+            [(99_999, None), (100_000, Some("ada")), (165_535, Some("ada")), (165_536, Some("eve"))]
+        {
+            assert_eq!(owner_in(text, id).as_deref(), owner, "{id}");
         }
     }
 

@@ -116,11 +116,15 @@ impl Cause {
     }
 
     fn hint(&self, repository: &str) -> Option<String> {
+        let repository = match repository {
+            super::ANY => "the manifest's repositories".to_owned(),
+            name => format!("[repos.{name}]"),
+        };
         Some(match self {
             Cause::Offline => "run the same command once without --offline".to_owned(),
             Cause::NoSuchHost { .. } | Cause::Unreachable(_) | Cause::Stalled(_) | Cause::Lost(_) => format!(
                 "check the network and the proxy settings (http_proxy, https_proxy, no_proxy), or name \
-                 another mirror in `uris` of [repos.{repository}]"
+                 another mirror in `uris` of {repository}"
             ),
             Cause::Proxy { .. } => {
                 "correct http_proxy, https_proxy or ALL_PROXY, or name the host in no_proxy".to_owned()
@@ -132,21 +136,19 @@ impl Cause {
             }
             Cause::Absent(_) => format!(
                 "the archive may have moved on since the lock or the index was made: run `treestrap lock --update`; \
-                 if the mirror is gone, correct `uris` of [repos.{repository}]"
+                 if the mirror is gone, correct `uris` of {repository}"
             ),
             Cause::Denied(_) => {
-                format!(
-                    "put the credentials into `uris` of [repos.{repository}]: https://user:password@host/…"
-                )
+                format!("put the credentials into `uris` of {repository}: https://user:password@host/…")
             }
             Cause::Busy { .. } => {
-                format!("try again later, or name another mirror in `uris` of [repos.{repository}]")
+                format!("try again later, or name another mirror in `uris` of {repository}")
             }
             Cause::Truncated { .. } | Cause::WrongSize { .. } | Cause::WrongDigest { .. } => format!(
                 "the mirror or a proxy on the way serves something else: try again later, or name another mirror in \
-                 `uris` of [repos.{repository}]"
+                 `uris` of {repository}"
             ),
-            Cause::Unsupported => format!("correct `uris` of [repos.{repository}]"),
+            Cause::Unsupported => format!("correct `uris` of {repository}"),
             Cause::Interrupted | Cause::Status(_) | Cause::Redirected(_) | Cause::Local(_) => return None,
         })
     }

@@ -48,12 +48,15 @@ use crate::{
     error::{Error, Kind, Result},
 };
 
+/// In the place of a repository's name, for what may be in any of them.
+pub const ANY: &str = "(any)";
+
 /// What is to be got.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// What it is, for messages: `the package nginx_1.22.1-9_armhf`.
     pub what: String,
-    /// The manifest's name of the repository, for messages.
+    /// The manifest's name of the repository, for messages; or [`ANY`].
     pub repository: String,
     /// Whole URIs, tried in turn (see [`uri::join`]).
     pub uris: Vec<String>,

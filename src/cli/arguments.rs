@@ -1,13 +1,13 @@
 //! The syntax of the command line, and the one source of help, man pages and completions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{
-    build, compose, configure, diff, export, fetch, generate, init, lock,
+    build, compose, configure, diff, export, fetch, generate, import, init, lock, multistrap, ninja,
     output::{self, Verbosity},
-    run, verify,
+    prune, run, verify,
 };
 use crate::manifest;
 
@@ -78,9 +78,9 @@ pub(super) struct Global {
     ///
     /// Each line is an object with the fields "format" (1; raised when a field changes its meaning
     /// or goes away) and "event": started, progress, finished, accelerated, warning, note, detail; locked,
-    /// composed, committed, configured, verified, disparity, why, difference, exported, written, finding; error. They go to
-    /// standard output; with `run` and `export --tar -`, whose standard output is data of their
-    /// own, to standard error. Wrong usage is still reported as text.
+    /// composed, committed, configured, verified, disparity, removed, pruned, why, difference, exported,
+    /// imported, written, finding; error. They go to standard output; with `run` and `export --tar -`, whose
+    /// standard output is data of their own, to standard error. Wrong usage is still reported as text.
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Tell nothing but warnings and errors
@@ -106,7 +106,11 @@ pub(super) enum Verb {
     Run(run::Arguments),
     Verify(verify::Arguments),
     Diff(diff::Arguments),
+    Prune(prune::Arguments),
     Export(export::Arguments),
+    Multistrap(multistrap::Arguments),
+    Import(import::Arguments),
+    Ninja(ninja::Arguments),
     /// Say what this machine can do, what is missing, and the command that mends it
     ///
     /// Exit status 0 if images can be built here, 3 if not. With --json each finding is an event
@@ -141,6 +145,18 @@ impl Arguments {
             _ => false,
         };
         output::Options { json: self.global.json, verbosity, stdout_is_data, explain_acceleration }
+    }
+
+    /// Where a timeline is to be written.
+    pub(super) fn trace(&self) -> Option<&Path> {
+        match &self.verb {
+            Verb::Build(arguments) => arguments.stage_two.trace(),
+            Verb::Configure(arguments) => arguments.stage_two.trace(),
+            Verb::Run(arguments) => arguments.stage_two.trace(),
+            Verb::Verify(arguments) => arguments.stage_two.trace(),
+            Verb::Multistrap(arguments) => arguments.stage_two.trace(),
+            _ => None,
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     keep_debs: Option<PathBuf>,
     #[command(flatten)]
-    stage_two: StageTwoArguments,
+    pub(super) stage_two: StageTwoArguments,
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {

@@ -20,8 +20,7 @@ use crate::{
 ///
 /// With --rootfs it finishes a folder that another tool left, in place: one of multistrap, of
 /// debootstrap --foreign, of dpkg --unpack below another root, or an unpacked checkout of
-/// apt2ostree. The folder is changed only when all has gone well. SOURCE_DATE_EPOCH, if it is set, is the
-/// time for dates in what scripts make.
+/// apt2ostree. The folder is changed only when all has gone well.
 ///
 /// Examples:
 ///   treestrap configure board
@@ -39,7 +38,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     rootfs: RootfsArguments,
     #[command(flatten)]
-    stage_two: StageTwoArguments,
+    pub(super) stage_two: StageTwoArguments,
 }
 
 /// The options of `--rootfs`.
@@ -77,11 +76,23 @@ struct RootfsArguments {
     output_tar: Option<PathBuf>,
 }
 
+/// The values of `--identity`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Identity {
+pub(super) enum Identity {
     FirstBoot,
     Remove,
     Keep,
+}
+
+impl Identity {
+    /// As the pipeline takes it.
+    pub(super) fn policy(self) -> IdentityPolicy {
+        match self {
+            Identity::FirstBoot => IdentityPolicy::FirstBoot,
+            Identity::Remove => IdentityPolicy::Remove,
+            Identity::Keep => IdentityPolicy::Keep,
+        }
+    }
 }
 
 impl Arguments {
@@ -119,14 +130,9 @@ fn target(folder: &Path, arguments: &RootfsArguments) -> Target {
         architecture: arguments.arch.clone(),
         owners: arguments.owners.clone(),
         preseed: arguments.preseed.clone().map(Preseed::File),
-        identity: match arguments.identity {
-            Identity::FirstBoot => IdentityPolicy::FirstBoot,
-            Identity::Remove => IdentityPolicy::Remove,
-            Identity::Keep => IdentityPolicy::Keep,
-        },
+        identity: arguments.identity.policy(),
         in_place_now: arguments.in_place_now,
         output_tar: arguments.output_tar.clone(),
-        // https://reproducible-builds.org/specs/source-date-epoch/
-        source_date: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|date| date.parse().ok()),
+        known: pipeline::Known::default(),
     }
 }

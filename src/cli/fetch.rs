@@ -25,10 +25,20 @@ pub(super) struct Arguments {
     /// Keep the downloaded packages in this folder, too
     #[arg(long, value_name = "DIR")]
     keep_debs: Option<PathBuf>,
+    /// Say in FILE which packages there are; it is left alone if it says so already
+    ///
+    /// For build systems that compare times: what is made from packages depends on FILE, and is not
+    /// made again because a lock was touched.
+    #[arg(long, value_name = "FILE")]
+    stamp: Option<PathBuf>,
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
     let images = program.manifest()?.select(&arguments.images)?;
-    pipeline::fetch(&program.session(arguments.keep_debs.as_deref())?, &images)?;
+    let session = program.session(arguments.keep_debs.as_deref())?;
+    pipeline::fetch(&session, &images)?;
+    if let Some(stamp) = &arguments.stamp {
+        pipeline::stamp(&session, &images, stamp)?;
+    }
     Ok(0)
 }

@@ -188,6 +188,7 @@ mod tests {
             "arch",
             "packages",
             "repos",
+            "dependencies",
             "recommends",
             "essential",
             "priority",

@@ -14,11 +14,15 @@ mod export;
 mod fetch;
 mod folders;
 mod generate;
+mod import;
 mod init;
 mod lock;
+mod multistrap;
+mod ninja;
 mod outcome;
 mod output;
 mod program;
+mod prune;
 mod run;
 mod signals;
 mod stage_two;
@@ -50,7 +54,8 @@ fn guarded(start: impl FnOnce() -> u8 + panic::UnwindSafe) -> u8 {
 
 /// Parses the arguments and runs the verb.
 fn start() -> u8 {
-    let matches = arguments::command().try_get_matches();
+    let words = multistrap::with_verb(std::env::args_os());
+    let matches = arguments::command().try_get_matches_from(words);
     let arguments = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match arguments {
         Ok(arguments) => arguments,
@@ -59,12 +64,15 @@ fn start() -> u8 {
     if matches!(arguments.verb, Verb::Configure(_) | Verb::Run(_)) {
         crate::pipeline::prepare_sandbox(); // before there are threads
     }
-    let output = Arc::new(Output::new(arguments.output_options()));
+    let output = Arc::new(Output::new(arguments.output_options()).with_trace(arguments.trace()));
     let result = signals::install(&output).and_then(|stop| {
         let program = Program { global: &arguments.global, output: &output, stop };
         verb(&program, &arguments.verb)
     });
     output.close();
+    // Also of a run that failed: then it says where the time went. The first error counts.
+    let traced = output.write_trace();
+    let result = result.and_then(|status| traced.map(|()| status));
     result.unwrap_or_else(|error| {
         output.error("", &error);
         exit_status(error.kind())
@@ -92,8 +100,12 @@ fn verb(program: &Program<'_>, verb: &Verb) -> Result<u8> {
         Verb::Build(arguments) => build::run(program, arguments),
         Verb::Run(arguments) => run::run(program, arguments),
         Verb::Verify(arguments) => verify::run(program, arguments),
+        Verb::Prune(arguments) => prune::run(program, arguments),
         Verb::Diff(arguments) => diff::run(program, arguments),
         Verb::Export(arguments) => export::run(program, arguments),
+        Verb::Multistrap(arguments) => multistrap::run(program, arguments),
+        Verb::Import(arguments) => import::run(program, arguments),
+        Verb::Ninja(arguments) => ninja::run(program, arguments),
         Verb::Doctor => doctor::run(program),
         Verb::Completions(arguments) => generate::completions(program, arguments),
         Verb::Man(arguments) => generate::man(program, arguments),

@@ -7,6 +7,7 @@ use crate::{
     digest::Sha256,
     doctor::{Finding, State},
     error::Kind,
+    pipeline::Imported,
 };
 
 /// A result of a verb. With [`Event`](crate::report::Event), the whole of `--json`.
@@ -29,9 +30,17 @@ pub(super) enum Outcome<'a> {
     Why { image: &'a str, package: &'a str, chain: Vec<String> },
     /// One line of `diff`.
     Difference { text: String },
+    /// `prune` removes a ref.
+    Removed { reference: &'a str, dry_run: bool },
+    /// What `prune` removed in all.
+    Pruned { references: usize, objects: u64, bytes: u64, dry_run: bool },
     /// `export` wrote an image.
     Exported { image: &'a str, path: String },
-    /// `init`, `man` wrote a file.
+    /// `import` took packages.
+    Imported(Imported),
+    /// `multistrap --simulate`: what a configuration comes to.
+    Simulated { text: String },
+    /// `init`, `man`, `ninja` wrote a file.
     Written { path: String },
     /// `doctor` looked at something.
     Finding(&'a Finding),
@@ -79,7 +88,13 @@ impl<'a> Outcome<'a> {
                 Text::Data(lines.join("\n"))
             }
             Outcome::Why { chain, .. } => Text::Data(chain.join("\n")),
-            Outcome::Difference { text } => Text::Data(text.clone()),
+            Outcome::Removed { reference, .. } => Text::Data(format!("- {reference}")),
+            Outcome::Pruned { references, objects, bytes, dry_run } => {
+                let what = if *dry_run { "would be removed" } else { "removed" };
+                let megabytes = *bytes as f64 / 1e6;
+                Text::Talk(format!("{references} refs and {objects} objects {what}, {megabytes:.1} MB"))
+            }
+            Outcome::Difference { text } | Outcome::Simulated { text } => Text::Data(text.clone()),
             Outcome::Locked { image, path, packages, written } => {
                 let what = if *written { "written" } else { "unchanged" };
                 Text::Talk(format!("{image}: {packages} packages; {path} {what}"))
@@ -89,6 +104,7 @@ impl<'a> Outcome<'a> {
                 Text::Talk(format!("{folder}: {packages} packages configured"))
             }
             Outcome::Exported { image, path } => Text::Talk(format!("{image}: written to {path}")),
+            Outcome::Imported(imported) => Text::Talk(imported_text(imported)),
             Outcome::Written { path } => Text::Talk(format!("{path} written")),
             Outcome::Error { messages, hint, .. } => {
                 let mut lines = vec![messages.join(": ")];
@@ -97,6 +113,22 @@ impl<'a> Outcome<'a> {
             }
         }
     }
+}
+
+/// What was taken, and what was not, in one line.
+fn imported_text(imported: &Imported) -> String {
+    let mut text = format!("{} packages taken", imported.taken);
+    for (count, what) in [
+        (imported.present, "were there already"),
+        (imported.unclear, "are left to be fetched"),
+        (imported.refused, "damaged or foreign"),
+        (imported.images, "refs of images taken"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text
 }
 
 /// A finding, with the remedy on a line of its own, to be copied.

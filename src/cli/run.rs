@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
     #[command(flatten)]
-    stage_two: StageTwoArguments,
+    pub(super) stage_two: StageTwoArguments,
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {

@@ -1,6 +1,9 @@
 //! The options of stage 2, for `configure`, `build` and `run`.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 
@@ -46,6 +49,10 @@ pub(super) struct StageTwoArguments {
     /// command: of one script, or of one run of dpkg.
     #[arg(long = "limit", value_name = "LIMIT", value_delimiter = ',', value_parser = limit)]
     limits: Vec<Limit>,
+    /// Write a timeline of stages, downloads, packages and programs to this file, for Perfetto or
+    /// chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// One limit.
@@ -98,6 +105,11 @@ enum Accelerate {
 }
 
 impl StageTwoArguments {
+    /// Where the timeline is to be written.
+    pub(super) fn trace(&self) -> Option<&Path> {
+        self.trace.as_deref()
+    }
+
     /// As the pipeline takes them.
     pub(super) fn options(&self) -> StageTwo {
         StageTwo {

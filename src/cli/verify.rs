@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
     #[command(flatten)]
-    stage_two: StageTwoArguments,
+    pub(super) stage_two: StageTwoArguments,
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {

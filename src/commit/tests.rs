@@ -55,6 +55,7 @@ fn configured(changes: Vec<TreeChange>) -> Configured {
         enforced: json!({ "tier": "full" }),
         accelerated: None,
         packages: vec![("a".to_owned(), 0.5)],
+        slowest: Vec::new(),
     }
 }
 

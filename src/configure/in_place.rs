@@ -6,11 +6,15 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use sandbox::{Edits, Moved, Session};
 
 use super::{
-    Inputs,
+    Inputs, Ran,
     changes::{Fate, Sieve},
     enforced, report, run_stage_two,
 };
-use crate::{Context, Error, Result, artefacts::Accelerated, report::Reporter};
+use crate::{
+    Context, Error, Result,
+    artefacts::{Accelerated, SlowPackage},
+    report::Reporter,
+};
 
 /// A folder, and what is known of it beside its tree.
 pub struct Folder<'a> {
@@ -31,6 +35,8 @@ pub struct InPlace {
     pub accelerated: Option<Accelerated>,
     /// Seconds per package, in the order in which they were configured.
     pub packages: Vec<(String, f64)>,
+    /// The packages that took longest, the slowest first.
+    pub slowest: Vec<SlowPackage>,
     /// What of owners and attributes the folder could not take.
     pub moved: Moved,
 }
@@ -42,7 +48,7 @@ pub fn configure_in_place(
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<InPlace> {
-    let (session, result) = run_stage_two(inputs, reporter, stop)?;
+    let Ran { session, result, slowest } = run_stage_two(inputs, reporter, stop)?;
     let packages = match result {
         Ok(packages) => packages,
         Err(error) if folder.even_if_failed => {
@@ -60,7 +66,7 @@ pub fn configure_in_place(
         inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
     let enforced = enforced(&session, inputs, accelerated.is_some())?;
     let moved = move_changes(session, inputs, folder, reporter, stop)?;
-    Ok(InPlace { enforced, accelerated, packages, moved })
+    Ok(InPlace { enforced, accelerated, packages, slowest, moved })
 }
 
 fn move_changes(

@@ -16,6 +16,7 @@ mod interpose;
 mod journal;
 mod normalise;
 mod order;
+mod programs;
 mod requirements;
 mod run;
 mod status_fd;
@@ -36,9 +37,11 @@ pub use in_place::{Folder, InPlace, configure_in_place};
 pub use requirements::{AccelerationWish, Requirements};
 pub use trial::Trial;
 
+use programs::{Log, Times, Window};
+
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Begin, Composed, Configured, IdentityPolicy, Metadata},
+    artefacts::{Accelerated, Begin, Composed, Configured, IdentityPolicy, Metadata, SlowPackage},
     digest::Sha256,
     error::Kind,
     report::{Event, Reporter},
@@ -94,7 +97,7 @@ pub fn configure(
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<Configured> {
-    let (mut session, result) = run_stage_two(inputs, reporter, stop)?;
+    let Ran { mut session, result, slowest } = run_stage_two(inputs, reporter, stop)?;
     let packages = match result {
         Ok(packages) => packages,
         Err(error) if error.kind() == Kind::Input => return Err(keep_failed(&mut session, inputs, error)),
@@ -105,19 +108,24 @@ pub fn configure(
     let changes = changes::adopt(&mut session, adopt, inputs, reporter, stop)?;
     let enforced = enforced(&session, inputs, accelerated.is_some())?;
     session.close().context("closing the sandbox")?;
-    Ok(Configured { image: inputs.composed.image.clone(), changes, enforced, accelerated, packages })
+    Ok(Configured { image: inputs.composed.image.clone(), changes, enforced, accelerated, packages, slowest })
 }
 
 /// Packages, and the seconds that each took.
 type Seconds = Vec<(String, f64)>;
 
-/// Runs the scripts in a sandbox. Gives it with what they have changed, also where one has failed; and
-/// the seconds of each package.
-fn run_stage_two(
-    inputs: &Inputs<'_>,
-    reporter: &dyn Reporter,
-    stop: &AtomicBool,
-) -> Result<(Session, Result<Seconds>)> {
+/// Scripts that were run.
+struct Ran {
+    /// The sandbox with what they have changed, also where one has failed.
+    session: Session,
+    /// The seconds of each package, in the order in which they were first worked at.
+    result: Result<Seconds>,
+    /// The packages that took longest.
+    slowest: Vec<SlowPackage>,
+}
+
+/// Runs the scripts in a sandbox.
+fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool) -> Result<Ran> {
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
@@ -130,6 +138,7 @@ fn run_stage_two(
     // Programs that write dates (the days in /etc/shadow, say) write the same every day.
     // https://reproducible-builds.org/specs/source-date-epoch/
     plan.environment.push(format!("SOURCE_DATE_EPOCH={}", newest(inputs)).into_bytes());
+    let log = Log::make(inputs.base.folder(), &mut plan)?;
     if inputs.debug {
         reporter.detail(image, plan.describe());
     }
@@ -141,7 +150,24 @@ fn run_stage_two(
     let session = session.context("starting the sandbox")?;
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
-    run_scripts(session, plan, inputs, reporter, stop)
+    let (session, result) = run_scripts(session, plan, inputs, reporter, stop)?;
+    let none = Times::default();
+    let times = result.as_ref().unwrap_or(&none);
+    let otherwise = if inputs.emulator.is_some() { "in qemu" } else { "" };
+    let slowest = log.report(image, times, otherwise, reporter);
+    Ok(Ran { session, result: result.map(|times| seconds(&times.windows)), slowest })
+}
+
+/// How long each package took in all.
+fn seconds(windows: &[Window]) -> Seconds {
+    let mut seconds: Seconds = Vec::new();
+    for Window { package, begun, ended, .. } in windows {
+        match seconds.iter_mut().find(|(name, _)| name == package) {
+            Some((_, spent)) => *spent += ended - begun,
+            None => seconds.push((package.clone(), ended - begun)),
+        }
+    }
+    seconds
 }
 
 /// What was asked of the sandbox and what was given.
@@ -156,14 +182,14 @@ fn enforced(session: &Session, inputs: &Inputs<'_>, is_accelerated: bool) -> Res
 }
 
 /// Runs all scripts, once more from the step at which the emulator crashed or hung; gives the session
-/// that it ended in, and the seconds of each package.
+/// that it ended in, and when each package was worked at.
 fn run_scripts(
     mut session: Session,
     mut plan: sandbox::Plan,
     inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
-) -> Result<(Session, Result<Seconds>)> {
+) -> Result<(Session, Result<Times>)> {
     let image = inputs.composed.image.as_str();
     let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
     let Err(mut error) = scripts.run() else {
@@ -198,8 +224,8 @@ fn run_scripts(
     Ok((session, Err(error)))
 }
 
-/// The time that stands for the build's in everything it makes: that of the packages' newest file, in
-/// seconds since 1970.
+/// The time that stands for the build's in everything it makes: that of the newest entry of
+/// the packages' changelogs, in seconds since 1970.
 fn newest(inputs: &Inputs<'_>) -> u64 {
     inputs.composed.packages.iter().map(|package| package.newest).max().unwrap_or(0)
 }

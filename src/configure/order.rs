@@ -24,6 +24,8 @@ pub(super) enum Step {
     Register,
     /// Run debootstrap's second stage.
     SecondStage,
+    /// Let dpkg unpack these debs of the tree.
+    Unpack(Vec<String>),
     /// Run these preinst scripts with `install`, in this order.
     Preinst(Vec<usize>),
     /// `dpkg --configure` these.
@@ -40,6 +42,9 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
         // debconf is unpacked with all that it needs.
         return Ok(vec![Step::Seed, Step::SecondStage, Step::ConfigureAll]);
     }
+    if let Begin::Unpack(debs) = begin {
+        return Ok(vec![Step::Unpack(debs.clone())]);
+    }
     let graph = Graph::new(packages)?;
     let has_preinst = |&p: &usize| {
         let package = &packages[p];
@@ -48,7 +53,7 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
     let is_installed = |p: usize| packages[p].state == PackageState::Installed;
     let mut steps = match begin {
         Begin::Register(_) => vec![Step::Register],
-        Begin::Composed | Begin::SecondStage => Vec::new(),
+        Begin::Composed | Begin::SecondStage | Begin::Unpack(_) => Vec::new(),
     };
     let essential = graph.closure(&graph.essential);
     let mut base = graph.in_order(&essential);
@@ -279,6 +284,7 @@ mod tests {
             .map(|step| match step {
                 Step::Register => "register".into(),
                 Step::SecondStage => "second stage".into(),
+                Step::Unpack(debs) => format!("unpack {}", debs.join(" ")),
                 Step::Preinst(p) => format!("preinst {}", list(p)),
                 Step::Configure(p) => format!("configure {}", list(p)),
                 Step::Seed => "seed".into(),
@@ -344,6 +350,8 @@ mod tests {
                 "configure -a"
             ]
         );
+        let steps = plan(&packages, &Begin::Unpack(vec!["/a.deb".into(), "/b.deb".into()])).expect("a plan");
+        assert_eq!(named(&packages, &steps), ["unpack /a.deb /b.deb"]);
     }
 
     #[test]

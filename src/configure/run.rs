@@ -20,12 +20,13 @@ use super::{
     identity,
     journal::Journal,
     order::{self, Step},
+    programs::{Times, Window},
     status_fd::{self, Line},
 };
 use crate::{
     Context, Error, Result,
     artefacts::{Begin, IdentityPolicy, UnpackedPackage},
-    report::{Event, Reporter, Stage},
+    report::{Event, Reporter, Stage, clock},
 };
 
 /// The descriptor on which dpkg says what it does. Scripts inherit it; above what shells use.
@@ -90,24 +91,20 @@ pub(super) struct Progress {
 /// Which package is being worked at since when, and how long the others took.
 #[derive(Default)]
 struct Seconds {
-    current: Option<(String, Instant)>,
-    spent: Vec<(String, f64)>,
+    current: Option<(String, &'static str, f64)>,
+    times: Times,
     installed: BTreeSet<String>,
 }
 
 impl Seconds {
-    fn begin(&mut self, package: &str) {
+    fn begin(&mut self, package: &str, what: &'static str) {
         self.end();
-        self.current = Some((package.to_owned(), Instant::now()));
+        self.current = Some((package.to_owned(), what, clock()));
     }
 
     fn end(&mut self) {
-        let Some((package, since)) = self.current.take() else { return };
-        let seconds = since.elapsed().as_secs_f64();
-        match self.spent.iter_mut().find(|(name, _)| *name == package) {
-            Some((_, spent)) => *spent += seconds,
-            None => self.spent.push((package, seconds)),
-        }
+        let Some((package, what, begun)) = self.current.take() else { return };
+        self.times.windows.push(Window { package, what, begun, ended: clock() });
     }
 }
 
@@ -234,10 +231,10 @@ impl<'a> Scripts<'a> {
         Progress { journal, seconds, waiting, done }
     }
 
-    /// The seconds that each package took, in the order in which they were first worked at.
-    pub(super) fn finish(mut self) -> Result<Vec<(String, f64)>> {
+    /// When each package was worked at.
+    pub(super) fn finish(mut self) -> Result<Times> {
         self.journal.flush()?;
-        Ok(self.seconds.spent)
+        Ok(self.seconds.times)
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -245,6 +242,7 @@ impl<'a> Scripts<'a> {
         match step {
             Step::Register => self.register(),
             Step::SecondStage => self.second_stage(),
+            Step::Unpack(debs) => self.unpack(debs),
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
                 let names: Vec<&str> =
@@ -294,6 +292,22 @@ impl<'a> Scripts<'a> {
         Err(self.failure("debootstrap", heading, &how(status.outcome)))
     }
 
+    /// Lets dpkg unpack debs, with all that it does then: scripts, conflicts, diversions.
+    fn unpack(&mut self, debs: &[String]) -> Result<()> {
+        let mut words = vec!["dpkg"];
+        words.extend(DPKG_OPTIONS);
+        // They may pre-depend on each other, and wait for each other: what they need in the end is looked
+        // at when they are configured.
+        words.extend(["--force-depends", "--unpack"]);
+        words.extend(debs.iter().map(String::as_str));
+        let heading = format!("dpkg --unpack {}", debs.join(" "));
+        let (status, _) = self.command(&heading, Command::new(words), None)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.failure("dpkg", &heading, &how(status.outcome))),
+        }
+    }
+
     /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),
     /// dpkg's src/main/script.c).
     fn preinst(&mut self, package: &UnpackedPackage) -> Result<()> {
@@ -314,7 +328,7 @@ impl<'a> Scripts<'a> {
             .env("DPKG_ROOT", "")
             // Whose questions these are, debconf's frontend reads from tmp.ci/control under dpkg.
             .env("DEBCONF_PACKAGE", &package.name);
-        self.seconds.begin(&package.qualified_name);
+        self.seconds.begin(&package.qualified_name, "preinst");
         let (status, _) = self.command(&format!("{script} install"), command, None)?;
         self.seconds.end();
         if status.success() {
@@ -447,6 +461,7 @@ impl<'a> Scripts<'a> {
         let (said, command) = listen(command, stdin, true)?;
         let mut failures = Vec::new();
         let (finished, is_over) = channel();
+        let begun = clock();
         let watch = Watch::default();
         let (watched, is_watched) = channel();
         let status = std::thread::scope(|scope| {
@@ -477,6 +492,7 @@ impl<'a> Scripts<'a> {
             Ok::<_, Error>((status.with_context(|| heading.to_owned())?, followed?))
         });
         self.hung = watch.hung.load(Ordering::Relaxed);
+        self.seconds.times.commands.push((heading.to_owned(), begun, clock()));
         Ok((status?.0, failures))
     }
 
@@ -624,7 +640,9 @@ impl Follower<'_> {
 
     fn status(&mut self, line: &str, said: &Receiver<Said>, failures: &mut Vec<Error>) -> Result<()> {
         match status_fd::parse(line) {
-            Some(Line::Processing { package, .. }) => self.seconds.begin(package),
+            Some(Line::Processing { package, stage }) => {
+                self.seconds.begin(package, if stage == "trigproc" { "triggers" } else { "configure" });
+            }
             Some(Line::Status { package, status: "installed" }) => {
                 self.seconds.installed.insert(package.to_owned());
                 self.reporter.event(Event::Progress {

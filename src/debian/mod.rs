@@ -3,6 +3,8 @@
 //! Every parser here reads foreign bytes and is fuzzed (`fuzz/`): errors are fine, panics are bugs.
 
 pub mod architecture;
+pub mod changelog;
+pub mod date;
 pub mod deb;
 pub mod deb822;
 pub mod relation;

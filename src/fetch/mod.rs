@@ -11,14 +11,13 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::Instant,
 };
 
 use crate::{
-    acquire::{Acquire, Meter, Undelivered, Wanted, parallel, uri},
+    acquire::{ANY, Acquire, Meter, Undelivered, Wanted, parallel, uri},
     artefacts::LockedPackage,
     error::{Context, Error, Kind, Result},
-    report::{Event, Reporter, Stage},
+    report::{Event, Reporter, Span, SpanKind, Stage, clock},
 };
 
 /// What takes the debs, on one thread.
@@ -62,7 +61,7 @@ pub fn threads() -> usize {
 impl Fetch<'_> {
     /// Gets all of `packages`. The first failure ends the others soon, and names its package.
     pub fn run(&self, packages: &[&LockedPackage]) -> Result<()> {
-        let begun = Instant::now();
+        let begun = clock();
         // The biggest first: a big one that comes last would leave all threads but one idle.
         let mut packages = packages.to_vec();
         packages.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id().cmp(&b.id())));
@@ -78,12 +77,19 @@ impl Fetch<'_> {
             served: Mutex::default(),
         };
         parallel(&run.acquire, self.jobs, packages.len(), |take| run.work(&packages, take))?;
-        self.reporter.event(Event::Finished {
-            image: self.image.to_owned(),
-            stage: Stage::Fetch,
-            seconds: begun.elapsed().as_secs_f64(),
-            summary: format!("{} packages, {:.1} MB", packages.len(), total as f64 / 1e6),
+        let ended = clock();
+        let (image, summary) =
+            (self.image.to_owned(), format!("{} packages, {:.1} MB", packages.len(), total as f64 / 1e6));
+        self.reporter.span(Span {
+            image: image.clone(),
+            kind: SpanKind::Stage,
+            name: Stage::Fetch.name().to_owned(),
+            about: summary.clone(),
+            begun,
+            ended,
         });
+        let (stage, seconds) = (Stage::Fetch, ended - begun);
+        self.reporter.event(Event::Finished { image, stage, seconds, summary });
         Ok(())
     }
 }
@@ -131,8 +137,23 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Gets one package into the sink, and into the folder of debs.
+    /// Gets one package into the sink, and says how long that took.
     fn one(&self, package: &LockedPackage, sink: &mut dyn DebSink) -> Result<(), Undelivered> {
+        let begun = clock();
+        let done = self.deliver(package, sink);
+        self.fetch.reporter.span(Span {
+            image: self.fetch.image.to_owned(),
+            kind: SpanKind::Download,
+            name: package.name.clone(),
+            about: format!("{}, {} bytes", package.id(), package.size),
+            begun,
+            ended: clock(),
+        });
+        done
+    }
+
+    /// Gets one package into the sink, and into the folder of debs.
+    fn deliver(&self, package: &LockedPackage, sink: &mut dyn DebSink) -> Result<(), Undelivered> {
         let kept = self.fetch.keep_debs.map(|folder| kept_path(folder, package)).transpose();
         let kept = kept.map_err(Undelivered::Consumer)?;
         let bases = self.bases(package);
@@ -141,6 +162,9 @@ impl Run<'_, '_> {
             uris.insert(0, uri::of_file(path));
         }
         let from_archive = uris.len() - bases.len();
+        if package.repository.is_none() {
+            uris.extend(bases.iter().map(|base| uri::join(base, &aptly_path(package))));
+        }
         if uris.is_empty() {
             let message = "its lock names no repository, and the manifest has none";
             return Err(Undelivered::Consumer(
@@ -149,7 +173,7 @@ impl Run<'_, '_> {
         }
         let wanted = Wanted {
             what: format!("the package {}", package.id()),
-            repository: package.repository.clone().unwrap_or_else(|| "(any)".to_owned()),
+            repository: package.repository.clone().unwrap_or_else(|| ANY.to_owned()),
             uris,
             size: package.known_size(),
             sha256: Some(package.sha256),
@@ -216,6 +240,14 @@ impl Run<'_, '_> {
 fn part(package: &LockedPackage) -> (Option<String>, String) {
     let words: Vec<&str> = package.filename.trim_start_matches("./").split('/').take(2).collect();
     (package.repository.clone(), words.join("/"))
+}
+
+/// Where the deb is in aptly's own pool: apt2ostree, which makes locks that name no repository, looks for it
+/// there, too (`download_deb` in its apt.py).
+fn aptly_path(package: &LockedPackage) -> String {
+    let digits = package.sha256.to_string();
+    let file = package.filename.rsplit('/').next().unwrap_or_default();
+    format!("{}/{}/{}_{file}", &digits[..2], &digits[2..4], &digits[4..])
 }
 
 /// Where a deb is kept: under the last part of its name in the archive.

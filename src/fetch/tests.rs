@@ -243,6 +243,29 @@ fn another_mirror_and_another_repository() {
 }
 
 #[test]
+fn a_pool_of_aptly_will_do_for_a_lock_that_names_no_repository() {
+    let debs = debs(1);
+    let (name, deb) = debs.iter().next().unwrap();
+    let digits = Sha256::of(deb).to_string();
+    let path =
+        format!("/debian/{}/{}/{}_{name}_2%253a3%2Bb1_armhf.deb", &digits[..2], &digits[2..4], &digits[4..]);
+    let (served, content) = (path.clone(), deb.clone());
+    let server = Server::start(move |request| match request.path == served {
+        true => Reply::file(request, &content),
+        false => Reply::status(404),
+    });
+    let (result, seen, _) = Case::new(&[&server]).run(&[locked(name, deb, None)]);
+    result.unwrap();
+    assert!(seen.debs == debs);
+    let (result, ..) = Case::new(&[&server]).run(&[locked(name, deb, Some("debian"))]);
+    let error = result.expect_err("the archive does not have it");
+    assert!(error.get_hint().unwrap().contains("`uris` of [repos.debian]"), "{error:?}");
+    let (result, ..) = Case::new(&[&server]).run(&[locked("other", b"other", None)]);
+    let error = result.expect_err("nobody has it");
+    assert!(error.get_hint().unwrap().contains("`uris` of the manifest's repositories"), "{error:?}");
+}
+
+#[test]
 fn one_that_is_gone_ends_the_others() {
     let (_, packages, server) = archive(40, |request, reply| match package_of(request).as_str() {
         "package38" => Reply::status(404),

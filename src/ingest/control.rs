@@ -12,7 +12,7 @@ use crate::{
 
 /// More than this in a control member is no package. The largest in Debian (a kernel's or a
 /// locale's templates, symbols of large libraries) have a few MiB.
-const SIZE_LIMIT: u64 = 64 << 20;
+pub(super) const SIZE_LIMIT: u64 = 64 << 20;
 
 /// dpkg refuses longer names of control files (`MAXCONTROLFILENAME` in dpkg.h).
 const NAME_LIMIT: usize = 100;
@@ -69,7 +69,8 @@ impl Control {
         Control::of(files)
     }
 
-    fn of(files: Vec<(String, Metadata, Vec<u8>)>) -> Result<Self> {
+    /// Takes its files, sorted by name.
+    pub(super) fn of(files: Vec<(String, Metadata, Vec<u8>)>) -> Result<Self> {
         let text = |name: &str| -> Result<Option<String>> {
             let Some((_, _, content)) = files.iter().find(|(n, ..)| n == name) else { return Ok(None) };
             String::from_utf8(content.clone())

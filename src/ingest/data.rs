@@ -16,6 +16,7 @@ use tar::EntryType;
 
 use crate::{
     artefacts::Metadata,
+    debian::changelog::Changelog,
     digest::Sha256,
     error::{Context, Error, Result},
     store::{Folder, Node, Store, Transaction},
@@ -43,10 +44,18 @@ pub(super) struct Data {
     pub(super) symlinks: Vec<(String, String)>,
     /// Groups of hard links.
     pub(super) hard_links: Vec<Vec<String>>,
-    /// When its newest entry was changed, in seconds since 1970.
+    /// The date of its changelog's newest entry, in seconds since 1970; 0 without one.
     pub(super) newest: u64,
     /// Bytes in files.
     pub(super) bytes: u64,
+}
+
+/// What is looked for on the way.
+pub(super) struct Wanted {
+    /// Whether a `.md5sums` text is made.
+    pub(super) md5sums: bool,
+    /// The package's changelog.
+    pub(super) changelog: Changelog,
 }
 
 /// What the reader knows of a path that is no folder.
@@ -58,7 +67,7 @@ enum Leaf {
 struct Reader<'a> {
     store: &'a Store,
     transaction: &'a mut Transaction,
-    hash: bool,
+    wanted: Wanted,
     /// The most bytes that may come out of the member.
     limit: u64,
     data: Data,
@@ -70,17 +79,9 @@ struct Reader<'a> {
 }
 
 impl Data {
-    /// Reads the member's tar and writes its objects. `md5sums`: also make that text.
-    pub(super) fn read(
-        member: &mut impl Read,
-        store: &Store,
-        transaction: &mut Transaction,
-        deb_size: u64,
-        md5sums: bool,
-    ) -> Result<Data> {
-        let limit = SIZE_ALLOWANCE.saturating_add(deb_size.saturating_mul(SIZE_FACTOR));
-        let root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
-        let data = Data {
+    /// Of a tree of which nothing is known yet.
+    pub(super) fn empty(root: Folder) -> Data {
+        Data {
             root,
             list: String::new(),
             md5sums: String::new(),
@@ -88,11 +89,24 @@ impl Data {
             hard_links: Vec::new(),
             newest: 0,
             bytes: 0,
-        };
+        }
+    }
+
+    /// Reads the member's tar and writes its objects.
+    pub(super) fn read(
+        member: &mut impl Read,
+        store: &Store,
+        transaction: &mut Transaction,
+        deb_size: u64,
+        wanted: Wanted,
+    ) -> Result<Data> {
+        let limit = SIZE_ALLOWANCE.saturating_add(deb_size.saturating_mul(SIZE_FACTOR));
+        let root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
+        let data = Data::empty(root);
         let mut reader = Reader {
             store,
             transaction,
-            hash: md5sums,
+            wanted,
             limit,
             data,
             leaves: HashMap::new(),
@@ -108,6 +122,7 @@ impl Data {
             return Err(Error::input(message));
         }
         reader.data.list.push_str(&reader.last_lines);
+        reader.data.newest = reader.wanted.changelog.date();
         Ok(reader.data)
     }
 }
@@ -120,9 +135,6 @@ impl Reader<'_> {
             return Err(Error::input(format!("an absolute path: {:?}", shown())));
         }
         let path = normal_path(&raw)?;
-        let time =
-            entry.header().mtime().with_context(|| format!("data member: the time of {:?}", shown()))?;
-        self.data.newest = self.data.newest.max(time);
         let kind = entry.header().entry_type();
         // Before ustar a folder was a file whose name ends in a slash.
         let folder = kind.is_dir() || (kind == EntryType::Regular && raw.ends_with(b"/"));
@@ -183,15 +195,17 @@ impl Reader<'_> {
         if self.data.bytes > self.limit {
             return Err(Error::input(format!("{path}: {size} bytes, more than can come out of such a deb")));
         }
-        let mut content = Hashing { reader: entry, hasher: self.hash.then(md5::Md5::new) };
+        let mut content = Watched {
+            reader: entry,
+            hasher: self.wanted.md5sums.then(md5::Md5::new),
+            copy: self.wanted.changelog.wants(&path, size).then(Vec::new),
+        };
         let checksum =
             self.transaction.write_file(metadata, &mut content, size).with_context(|| path.clone())?;
-        let md5 = content.hasher.map(|hasher| {
-            hasher.finalize().iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-        });
+        if let Some(copy) = content.copy {
+            self.wanted.changelog.file(&path, &copy);
+        }
+        let md5 = content.hasher.map(digits);
         if let Some(md5) = &md5 {
             let _ = writeln!(self.data.md5sums, "{md5}  {path}");
         }
@@ -327,17 +341,29 @@ pub(super) fn entry_metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<M
     Ok(Metadata { uid, gid, mode: kind | mode, xattrs })
 }
 
-/// Hashes what is read, where that is wanted.
-struct Hashing<'a, R> {
-    reader: &'a mut R,
-    hasher: Option<md5::Md5>,
+/// A digest as md5sum(1) writes it.
+pub(super) fn digits(hasher: md5::Md5) -> String {
+    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
-impl<R: Read> Read for Hashing<'_, R> {
+/// Hashes and copies what is read, where that is wanted.
+struct Watched<'a, R> {
+    reader: &'a mut R,
+    hasher: Option<md5::Md5>,
+    copy: Option<Vec<u8>>,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..count]);
+        }
+        if let Some(copy) = &mut self.copy {
+            copy.extend_from_slice(&buffer[..count]);
         }
         Ok(count)
     }

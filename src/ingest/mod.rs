@@ -10,6 +10,7 @@
 //! no file. A deb that is not what the lock names, or that dpkg would not unpack as it stands, is
 //! refused: nothing of it gets a ref. The deb itself is never stored.
 
+mod adopt;
 mod control;
 mod data;
 mod extract;
@@ -21,11 +22,17 @@ use std::{
 
 use sha2::Digest;
 
-pub use self::extract::{extract, extracted};
-use self::{control::Control, data::Data};
+pub use self::{
+    adopt::{Adopted, UnpackedDeb},
+    extract::{extract, extracted},
+};
+use self::{
+    control::Control,
+    data::{Data, Wanted},
+};
 use crate::{
     artefacts::{IngestedPackage, LockedPackage, Metadata},
-    debian::deb::Deb,
+    debian::{changelog::Changelog, deb::Deb},
     digest::Sha256,
     error::{Context, Error, Kind, Result},
     store::{
@@ -91,14 +98,20 @@ impl Ingester {
             Err(error) => Err(error),
         };
         let (commit, bytes) = result.with_context(|| package.id())?;
+        self.finished(package.sha256, commit, bytes)?;
+        Ok(ingested(package, commit))
+    }
+
+    /// Gives a deb's commit its ref, and flushes a full batch.
+    fn finished(&mut self, deb: Sha256, commit: Sha256, bytes: u64) -> Result<()> {
         let batch = self.batch.as_mut().ok_or_else(|| Error::bug("ingest lost its transaction"))?;
-        batch.set_reference(&pool_reference(package.sha256), commit);
+        batch.set_reference(&pool_reference(deb), commit);
         self.debs += 1;
         self.bytes += bytes;
         if self.debs >= BATCH_DEBS || self.bytes >= BATCH_BYTES {
             self.flush()?;
         }
-        Ok(ingested(package, commit))
+        Ok(())
     }
 
     /// Makes what was ingested so far durable.
@@ -134,13 +147,22 @@ impl Ingester {
         check_identity(package, &control.name, &control.version, &control.architecture)?;
 
         let mut member = deb.data()?;
-        let data =
-            Data::read(&mut member, &self.store, batch, package.most_bytes(), !control.has("md5sums"))?;
+        let wanted = Wanted {
+            md5sums: !control.has("md5sums"),
+            changelog: Changelog::of(&control.name, &control.architecture),
+        };
+        let data = Data::read(&mut member, &self.store, batch, package.most_bytes(), wanted)?;
         member.finish()?;
         deb.finish()?;
+        self.write_commit(package.sha256, &control, data)
+    }
 
-        let info = info_files(&control, &data);
-        let record = record(package, &control, &data);
+    /// Writes the commit of a deb whose tree is in the transaction; gives it with the size of the files
+    /// in it.
+    fn write_commit(&mut self, deb: Sha256, control: &Control, data: Data) -> Result<(Sha256, u64)> {
+        let batch = self.batch.as_mut().ok_or_else(|| Error::bug("ingest lost its transaction"))?;
+        let info = info_files(control, &data);
+        let record = record(deb, control, &data);
         let folder = batch.write_folder_metadata(&Metadata::FOLDER)?;
         let mut root = Folder::empty(folder);
         let store = &self.store;
@@ -155,7 +177,8 @@ impl Ingester {
         root.entries(store)?.insert("data".to_owned(), Node::Folder(data.root));
         let mut values =
             [(FORMAT_KEY, records::to_json(&FORMAT)?), (PACKAGE_KEY, records::to_json(&record)?)];
-        let commit = batch.write_commit(&root, &package.id(), &mut values)?;
+        let id = format!("{}_{}_{}", control.name, control.version, control.architecture);
+        let commit = batch.write_commit(&root, &id, &mut values)?;
         Ok((commit, data.bytes))
     }
 }
@@ -207,12 +230,12 @@ fn info_files(control: &Control, data: &Data) -> Vec<InfoFile> {
     files
 }
 
-fn record(package: &LockedPackage, control: &Control, data: &Data) -> PackageRecord {
+fn record(deb: Sha256, control: &Control, data: &Data) -> PackageRecord {
     PackageRecord {
         name: control.name.clone(),
         version: control.version.clone(),
         architecture: control.architecture.clone(),
-        deb: package.sha256,
+        deb,
         info_name: control.info_name.clone(),
         control: control.stanza.clone(),
         conffiles: control.conffiles.clone(),

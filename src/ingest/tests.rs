@@ -154,6 +154,36 @@ impl Place {
 }
 
 #[test]
+fn the_best_changelog_says_when_a_package_was_made() {
+    let entry = |name: &str, date: &str, is_packed: bool| {
+        let text = format!("tiny (1) unstable; urgency=low\n\n  * It.\n\n -- A <a@example.org>  {date}\n");
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(text.as_bytes()).expect("in memory");
+        let content = if is_packed { packed.finish().expect("in memory") } else { text.into_bytes() };
+        Entry { content, ..file(&format!("./usr/share/doc/{name}"), "") }
+    };
+    let own = entry("tiny/changelog.Debian.gz", "Thu, 01 Jan 1970 01:00:20 +0100", true);
+    let rebuild = entry("tiny/changelog.Debian.amd64.gz", "Thu, 01 Jan 1970 00:00:30 +0000", true);
+    let upstream = file("./usr/share/doc/tiny/changelog.gz", "no gzip");
+    let native = entry("tiny/changelog", "Thu, 01 Jan 1970 00:00:40 +0000", false);
+    let other = entry("other/changelog.Debian.gz", "Thu, 01 Jan 1970 00:00:50 +0000", true);
+    let far = file("./usr/share/doc/tiny/README", " -- A <a@example.org>  Thu, 01 Jan 1970 00:00:60 +0000\n");
+    for (expected, files) in [
+        (20, vec![own.clone(), upstream.clone(), native.clone(), other.clone()]),
+        (30, vec![rebuild, own]),
+        (40, vec![upstream.clone(), native]),
+        (0, vec![upstream, other, far]),
+    ] {
+        let mut place = place();
+        let reference = place.take(&simple(&files));
+        let store = Store::open(&place.repository).expect("a repository");
+        let commit = store.require(&reference).expect("a ref");
+        let record = store.package_record(commit).expect("a record").expect("of our format");
+        assert_eq!(record.newest, expected);
+    }
+}
+
+#[test]
 fn a_deb_becomes_three_trees() {
     let long = format!("./usr/share/{}/{}", "a".repeat(90), "b".repeat(90));
     let control = [

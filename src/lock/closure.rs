@@ -221,7 +221,8 @@ fn step(marking: &Marking<'_, '_>, parent: PackageId, kind: Kind, child: Package
 }
 
 /// Whether a lock is what a request asks for: the same request by its digest, if the lock has one,
-/// and in any case complete, without conflicts, with everything that is asked for and nothing else.
+/// and in any case complete, without conflicts, with everything that is asked for and, as far as the lock
+/// tells, nothing else.
 pub fn check(request: &Request, lock: &Lockfile) -> Result<()> {
     let mut problems = Vec::new();
     if lock.request.is_some_and(|known| known != digest(request)) {
@@ -268,7 +269,8 @@ fn semantic_problems(request: &Request, lock: &Lockfile) -> Result<Vec<String>> 
         let Some(version) = marking.state(package).install else { continue };
         for group in universe.dependency_groups(version) {
             let kind = universe.dependency(group[0]).kind;
-            if kind.is_critical() && !marking.any_fulfilled(&group) {
+            let counts = kind.is_critical() && (request.dependencies || kind.is_negative());
+            if counts && !marking.any_fulfilled(&group) {
                 let text: Vec<String> = group.iter().map(|&d| universe.display_relation(d)).collect();
                 let verdict = if kind.is_negative() { "which is in it" } else { "which is not in it" };
                 problems.push(format!(
@@ -280,6 +282,9 @@ fn semantic_problems(request: &Request, lock: &Lockfile) -> Result<Vec<String>> 
             }
         }
     }
+    if !tells_essential(lock) {
+        return Ok(problems);
+    }
     let reasons = reasons(&marking, request);
     for package in packages {
         if !reasons.contains_key(&package) {
@@ -287,6 +292,12 @@ fn semantic_problems(request: &Request, lock: &Lockfile) -> Result<Vec<String>> 
         }
     }
     Ok(problems)
+}
+
+/// Whether a lock says which of its packages are Essential, and so why they are in: apt2ostree's have no
+/// such field.
+fn tells_essential(lock: &Lockfile) -> bool {
+    lock.request.is_some() || lock.packages.iter().any(|package| package.stanza.get("Essential").is_some())
 }
 
 fn wanted_problem(

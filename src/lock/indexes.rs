@@ -67,6 +67,20 @@ pub fn obtain(
     architectures: &[String],
     surroundings: &Surroundings<'_>,
 ) -> Result<Vec<Index>> {
+    obtain_listed(request, Some(architectures), surroundings)
+}
+
+/// The indexes of source packages of all of a request's repositories and suites that have some.
+pub fn obtain_sources(request: &Request, surroundings: &Surroundings<'_>) -> Result<Vec<Index>> {
+    obtain_listed(request, None, surroundings)
+}
+
+/// Gets the indexes for these architectures; none: of source packages.
+fn obtain_listed(
+    request: &Request,
+    architectures: Option<&[String]>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Vec<Index>> {
     let acquire = &surroundings.acquire.renewed();
     let mut suites: Vec<(&Repository, Suite)> = Vec::new();
     for repository in &request.repositories {
@@ -80,7 +94,10 @@ pub fn obtain(
 
     let mut wanted: Vec<WantedIndex<'_>> = Vec::new();
     for ((repository, suite), fetched) in suites.iter().zip(&releases) {
-        wanted.extend(list_indexes(repository, suite, fetched, architectures)?);
+        wanted.extend(match architectures {
+            Some(architectures) => list_indexes(repository, suite, fetched, architectures)?,
+            None => list_sources(repository, suite, fetched),
+        });
     }
     let missing = wanted.iter().filter(|wanted| !wanted.is_cached(surroundings.cache));
     let total: u64 = missing.map(WantedIndex::packed_size).sum();
@@ -196,6 +213,28 @@ fn list_indexes<'a>(
         }
     }
     Ok(wanted)
+}
+
+/// Which Sources files a suite has.
+fn list_sources<'a>(
+    repository: &'a Repository,
+    suite: &'a Suite,
+    fetched: &'a Fetched,
+) -> Vec<WantedIndex<'a>> {
+    let paths: Vec<(&str, String)> = match suite.name.ends_with('/') {
+        true => ["Sources", "./Sources"].map(|path| ("", path.to_owned())).to_vec(),
+        false => repository.components.iter().map(|c| (c.as_str(), format!("{c}/source/Sources"))).collect(),
+    };
+    let is_there = |(_, path): &(&str, String)| packings(&fetched.release, path).next().is_some();
+    let index = |(component, path): (&str, String)| WantedIndex {
+        repository,
+        suite,
+        fetched,
+        component: component.to_owned(),
+        architecture: "source".to_owned(),
+        path,
+    };
+    paths.into_iter().filter(is_there).map(index).collect()
 }
 
 /// The parts of the paths of all Packages files: component and architecture.
@@ -450,6 +489,11 @@ pub(super) fn write_cached(path: &Path, content: &[u8]) -> Result<()> {
 /// Seconds since the epoch.
 pub(super) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
+}
+
+/// The InRelease file of a suite that was got last, as it was signed; none where the archive has none.
+pub fn signed_release(cache: &Path, uri: &str, suite: &str) -> Option<Vec<u8>> {
+    std::fs::read(release_folder(cache, uri, suite).join("InRelease")).ok()
 }
 
 /// The folder of the cache that belongs to one release.

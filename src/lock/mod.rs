@@ -27,7 +27,7 @@ mod test_archive;
 mod universe;
 
 pub use closure::{check, why};
-pub use resolve::{EMULATOR, TWIN, digest, resolve, resolve_tools};
+pub use resolve::{EMULATOR, TWIN, candidate, digest, of_priority, resolve, resolve_tools};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! From a request and indexes to a lock: what is tried, in which order.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -167,15 +167,21 @@ fn choose(request: &Request, indexes: &[Index], kept: &Kept<'_>) -> Result<Vec<L
 
     let mut marking = plan();
     let selection = selection::select(&mut marking, indexes, request)?;
-    let requested = selection.packages(&universe);
-    selection::mark(&mut marking, indexes, &selection);
-    if !ProblemResolver::new(&mut marking, &requested).resolve() {
-        marking = search(plan, &policy, &selection)?;
-    }
-    garbage::collect(&mut marking);
-
-    let versions = marking.installed().into_iter().filter_map(|package| marking.state(package).install);
+    let versions: Vec<VersionId> = if request.dependencies {
+        let requested = selection.packages(&universe);
+        selection::mark(&mut marking, indexes, &selection);
+        if !ProblemResolver::new(&mut marking, &requested).resolve() {
+            marking = search(plan, &policy, &selection)?;
+        }
+        garbage::collect(&mut marking);
+        marking.installed().into_iter().filter_map(|package| marking.state(package).install).collect()
+    } else {
+        // One may be there by several names.
+        let chosen: BTreeSet<VersionId> = selection.install.iter().copied().collect();
+        chosen.into_iter().collect()
+    };
     versions
+        .into_iter()
         .map(|version| {
             let data = universe.version(version);
             let index = &indexes[usize::from(data.indexes[0])];
@@ -301,6 +307,41 @@ pub fn resolve_tools(
     lockfile::sort(&mut packages);
     packages.dedup();
     Ok(Lockfile { packages, request: None })
+}
+
+/// A package's candidate in these indexes, for this architecture.
+pub fn candidate(architecture: &str, name: &str, indexes: &[Index]) -> Result<Option<LockedPackage>> {
+    let universe = Universe::new(architecture, indexes)?;
+    let policy = Policy::new(&universe, indexes, &[])?;
+    let package = universe.find_name(name.as_bytes()).and_then(|group| universe.preferred(group, true));
+    let Some(version) = package.and_then(|package| policy.candidate(&universe, package)) else {
+        return Ok(None);
+    };
+    let data = universe.version(version);
+    let index = &indexes[usize::from(data.indexes[0])];
+    lockfile::entry(data.stanza, &index.repository, &index.suite).map(Some)
+}
+
+/// The names of all packages of these priorities, in whatever version or architecture; those that are
+/// essential and have no priority count as required. Sorted.
+///
+/// That is the set of debootstrap and multistrap (`get_debs` and `get_required_debs`), which look at
+/// indexes and not at candidates.
+pub fn of_priority(priorities: &[String], indexes: &[Index]) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for stanza in indexes.iter().flat_map(|index| deb822::stanzas(&index.packages)) {
+        let priority = match deb822::field(stanza, "Priority") {
+            Some(priority) => priority,
+            None if deb822::field(stanza, "Essential").is_some() => b"required",
+            None => continue,
+        };
+        if priorities.iter().any(|wanted| wanted.as_bytes() == priority)
+            && let Some(name) = deb822::field(stanza, "Package")
+        {
+            names.insert(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    names
 }
 
 /// All packages that a selection names, wanted or unwanted.

@@ -120,6 +120,36 @@ pub fn locate(repository: &Repository, root: &Path) -> Result<Vec<Suite>> {
         .collect()
 }
 
+/// The host's own apt sources as repositories without URIs: all that they serve.
+///
+/// # Errors
+/// `Kind::Input` if there are none, or a file of them is malformed.
+pub fn host_repositories(root: &Path) -> Result<Vec<Repository>> {
+    let mut repositories: Vec<Repository> = Vec::new();
+    for source in read(root)? {
+        let repository = Repository {
+            name: format!("apt-{}", repositories.len() + 1),
+            uris: Vec::new(),
+            suites: source.suites,
+            components: source.components,
+            signed_by: Vec::new(),
+            check_valid_until: true,
+            trusted: false,
+        };
+        let same = |other: &Repository| {
+            (&other.suites, &other.components) == (&repository.suites, &repository.components)
+        };
+        if !repositories.iter().any(same) {
+            repositories.push(repository);
+        }
+    }
+    if repositories.is_empty() {
+        let message = "this machine has no apt sources (/etc/apt/sources.list, /etc/apt/sources.list.d)";
+        return Err(Error::input(message));
+    }
+    Ok(repositories)
+}
+
 /// The URIs of a repository, for getting its packages: each once, credentials included.
 pub fn uris(repository: &Repository, root: &Path) -> Result<Vec<String>> {
     let mut uris: Vec<String> = Vec::new();

@@ -75,6 +75,7 @@ fn request(packages: &str) -> Request {
         }],
         packages: packages.split_whitespace().map(package).collect(),
         recommends: false,
+        dependencies: true,
         essential: true,
         priority: Vec::new(),
         pins: Vec::new(),
@@ -397,11 +398,41 @@ fn what_a_lock_says_of_itself() {
     incomplete.packages.retain(|package| package.name != "libc");
     assert!(problem(&asked, &incomplete).contains("base pre-depends on libc, which is not in it"));
     assert!(problem(&request("b c"), &foreign).contains("nothing asks for a"));
+    let mut silent = foreign.clone();
+    silent.packages.iter_mut().for_each(|package| drop(package.stanza.remove("Essential")));
+    check(&request("b c"), &silent).expect("whether a is Essential is not known");
+    assert!(problem(&request("a d"), &silent).contains("d is not in it"));
     assert!(problem(&request("a d"), &foreign).contains("d is not in it"));
     assert!(problem(&request("a b-"), &foreign).contains("b is in it, and must be absent"));
     assert!(problem(&request("a=2"), &foreign).contains("a is 1 in it, asked for is 2"));
     let armhf = Request { architecture: "armhf".to_owned(), ..asked };
     assert!(problem(&armhf, &foreign).contains("a is of amd64, the image of armhf"));
+}
+
+#[test]
+fn without_dependencies_the_request_is_the_whole_choice() {
+    let text = "a 1; Depends: b, missing\nb 1\nbase 1; Essential: yes; Pre-Depends: libc\nlibc 1; Conflicts: d\nd 1\n\
+                real 2; Provides: virtual";
+    let indexes = [index("bookworm", "amd64", text)];
+    let alone =
+        |packages: &str, essential: bool| Request { dependencies: false, essential, ..request(packages) };
+    for (packages, essential, expected) in [
+        ("a", false, "a=1"),
+        ("b a", true, "a=1 b=1 base=1"),
+        ("a=1 virtual real", false, "a=1 real=2"),
+        ("libc d", false, "d=1 libc=1"),
+    ] {
+        let asked = alone(packages, essential);
+        let lock = resolve(&asked, &indexes, None).expect("nothing is in the way");
+        assert_eq!(shown(Ok(lock.clone())), expected);
+        if !packages.contains("libc") {
+            check(&asked, &lock).expect("it is what was asked for");
+        }
+        let problem = check(&Request { dependencies: true, ..asked }, &lock).expect_err("another request");
+        assert!(problem.to_string().contains("another request"), "{problem}");
+    }
+    let nowhere = resolve(&alone("nowhere", false), &indexes, None);
+    assert!(shown(nowhere).contains("nowhere"));
 }
 
 #[test]
@@ -412,10 +443,15 @@ fn the_digest_is_of_what_decides() {
     same.repositories[0].uris.push("http://mirror.example/debian".to_owned());
     same.repositories[0].signed_by.push("key".to_owned());
     assert_eq!(digest(&asked), digest(&same));
+    // A key that came later: locks that were made before it are still of their requests.
+    let json = serde_json::to_string(&asked).expect("JSON");
+    assert!(!json.contains("dependencies"), "{json}");
+    assert_eq!(serde_json::from_str::<Request>(&json).expect("the same"), asked);
     let mut others = vec![request("b"), request("a="), request("a-")];
     others.extend([
         Request { recommends: true, ..asked.clone() },
         Request { essential: false, ..asked.clone() },
+        Request { dependencies: false, ..asked.clone() },
         Request { architecture: "armhf".to_owned(), ..asked.clone() },
         Request { priority: vec!["required".to_owned()], ..asked.clone() },
     ]);

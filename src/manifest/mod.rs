@@ -3,10 +3,11 @@
 //! Everything in it is checked here and reported with its line and column: keys and types
 //! ([`document`]), repositories ([`repository`]), images ([`image`]) and package requests
 //! ([`package`]). Files that it names (keyrings, preseeds) are not opened here: an image that is
-//! built already needs none of them to be run or exported.
+//! built already needs none of them to be run or exported. [`multistrap`] reads the other language.
 
 mod document;
 mod image;
+pub mod multistrap;
 mod nearest;
 mod package;
 mod repository;

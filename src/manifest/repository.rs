@@ -107,19 +107,24 @@ fn uris(section: &Section<'_>) -> Result<Vec<String>> {
     let hint = "name at least one, or leave uris out for those of the host's own apt sources";
     let uris = words(section, "uris", &list, hint)?;
     for (uri, item) in uris.iter().zip(list.get_ref()) {
-        let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
-        let path = rest.trim_start_matches('/');
-        let complete = match scheme {
-            "http" | "https" => rest.starts_with("//") && !path.is_empty(),
-            _ => rest.starts_with('/'),
-        };
-        if !SCHEMES.contains(&scheme) || !complete {
+        if !is_uri(uri) {
             let message = format!("{uri:?} is not a URI of a repository");
             let hint = "such as \"http://mirror.example/debian\"; https, file and copy are known too";
             return Err(section.error(item.span(), message).hint(hint));
         }
     }
     Ok(uris)
+}
+
+/// Whether a text is the whole URI of a repository, of a known scheme.
+pub(super) fn is_uri(uri: &str) -> bool {
+    let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
+    let path = rest.trim_start_matches('/');
+    let complete = match scheme {
+        "http" | "https" => rest.starts_with("//") && !path.is_empty(),
+        _ => rest.starts_with('/'),
+    };
+    SCHEMES.contains(&scheme) && complete
 }
 
 /// Keys as they are, files relative to the manifest.

@@ -38,6 +38,7 @@ identity = "keep"
 arch = "amd64"
 packages = []
 preseed = ["tzdata tzdata/Areas select Etc", "p p/q string two words"]
+dependencies = false
 "#;
 
 fn parse(text: &str) -> Result<Manifest, Error> {
@@ -60,7 +61,7 @@ fn every_key_arrives() {
     );
     let request = &zeta.request;
     assert_eq!(request.architecture, "armhf");
-    assert_eq!((request.recommends, request.essential), (true, false));
+    assert_eq!((request.dependencies, request.recommends, request.essential), (true, true, false));
     assert_eq!(request.priority, ["required", "important"]);
     let pin = Pin { package: "*".into(), pin: "release n=bookworm-updates".into(), priority: 990 };
     assert_eq!(request.pins, [pin]);
@@ -92,7 +93,9 @@ fn every_key_arrives() {
 fn what_is_left_out() {
     let manifest = parse(FULL).expect("a good manifest");
     let alpha = &manifest.images[1];
-    assert_eq!((alpha.request.recommends, alpha.request.essential), (false, true));
+    let alpha_request = &alpha.request;
+    let flags = (alpha_request.dependencies, alpha_request.recommends, alpha_request.essential);
+    assert_eq!(flags, (false, false, true));
     assert!(alpha.request.priority.is_empty() && alpha.request.pins.is_empty());
     let answers = ["tzdata tzdata/Areas select Etc", "p p/q string two words"].map(str::to_owned);
     assert_eq!(alpha.preseed, Some(Preseed::Lines(answers.to_vec())));
@@ -166,7 +169,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "essential = false",
         "files = \"overlay/\"",
         "19:1: unknown key \"files\" in [images.zeta]",
-        "known keys here: arch, packages, repos, recommends, essential, priority, pins, preseed, accelerate, emulate, identity",
+        "known keys here: arch, packages, repos, dependencies, recommends, essential, priority, pins, preseed, accelerate, emulate, identity",
     ),
     // types
     (

@@ -1,9 +1,9 @@
 //! `build`: all stages of several images, doing only what is missing.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -12,6 +12,7 @@ use crate::{
     Error, Result,
     artefacts::{Committed, Image, Lockfile},
     configure::{AccelerationWish, Requirements},
+    digest::Sha256,
     store::Store,
 };
 
@@ -55,15 +56,14 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
     }
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(queue.len());
     let (queue, done) = (Mutex::new(queue), Mutex::new(results));
-    // What one image needs on this machine, others do: the second finds what the first has fetched.
-    let one_at_a_time = Mutex::new(());
+    let shared = Shared::default();
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some((position, lockfile)) = next else { return };
-                    let result = build_one(session, &images[position], &lockfile, options, &one_at_a_time);
+                    let result = build_one(session, &images[position], &lockfile, options, &shared);
                     done.lock().unwrap_or_else(PoisonError::into_inner)[position] = Some(result);
                 }
             });
@@ -74,6 +74,15 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
         .into_iter()
         .map(|result| result.unwrap_or_else(|| Err(Error::bug("an image was forgotten"))))
         .collect()
+}
+
+/// What images that are made at the same time wait for.
+#[derive(Default)]
+struct Shared {
+    /// What one image needs on this machine, others do: the second finds what the first has fetched.
+    tools: Mutex<()>,
+    /// By the digest of what determines them: of images that are the same, one is made.
+    same: Mutex<BTreeMap<Sha256, Arc<Mutex<()>>>>,
 }
 
 /// The image's lock; makes one, and says so, where there is none.
@@ -93,18 +102,24 @@ fn build_one(
     image: &Image,
     lockfile: &Lockfile,
     options: &StageTwo,
-    one_at_a_time: &Mutex<()>,
+    shared: &Shared,
 ) -> Result<Committed> {
     session.check_stop()?;
     let composed = compose_locked(session, image, lockfile)?;
     let store = Store::open(&session.repo)?;
+    let digest = stage_two::digest(image, &composed)?;
+    let same = {
+        let mut same = shared.same.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(same.entry(digest).or_default())
+    };
+    let _alone = same.lock().unwrap_or_else(PoisonError::into_inner);
     // What a finished image was made with is not known to meet a requirement: make it again.
     if options.require.is_empty()
-        && let Some(committed) = stage_two::finished(&store, image, &composed)?
+        && let Some(committed) = stage_two::remembered(session, &store, image, &composed)?
     {
         return Ok(committed);
     }
-    let alone = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = shared.tools.lock().unwrap_or_else(PoisonError::into_inner);
     tools::fetch(session, image, lockfile)?;
     if Requirements::new(options)?.acceleration() != AccelerationWish::Off {
         acceleration::fetch(session, image, lockfile)?;

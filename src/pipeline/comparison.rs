@@ -1,17 +1,21 @@
 //! `diff`: two locks, images or commits.
 
-use std::path::Path;
+use std::{io::Read, path::Path};
 
 use super::{Session, locks, not_built};
 use crate::{
-    Error, Result,
+    Context, Error, Result,
+    debian::deb822::{self, Stanza},
     difference::{self, PackageId},
     digest::Sha256,
     store::{
-        Store,
+        Content, Node, Store,
         records::{configured_reference, unpacked_reference},
     },
 };
+
+/// dpkg's list of packages.
+const STATUS: &str = "var/lib/dpkg/status";
 
 /// What `diff` compares.
 enum Operand {
@@ -55,12 +59,40 @@ fn operand(session: &Session<'_>, text: &str) -> Result<Operand> {
         )),
         false => not_built(text),
     })?;
-    let packages = store.list_packages(commit)?.into_iter().map(|package| PackageId {
-        name: package.name,
-        architecture: package.architecture,
-        version: package.version,
-    });
-    Ok(Operand::Commit(commit, packages.collect()))
+    Ok(Operand::Commit(commit, packages(&store, commit)?))
+}
+
+/// The packages of a commit: its own list or, where another system made it, what dpkg says there.
+fn packages(store: &Store, commit: Sha256) -> Result<Vec<PackageId>> {
+    let listed = store.list_packages(commit);
+    let status = match &listed {
+        Err(_) => store.root(commit)?.find(store, STATUS)?.cloned(),
+        Ok(_) => None,
+    };
+    let Some(Node::Object { checksum, .. }) = status else {
+        let packages = listed?.into_iter().map(|package| PackageId {
+            name: package.name,
+            architecture: package.architecture,
+            version: package.version,
+        });
+        return Ok(packages.collect());
+    };
+    let (_, Content::File(mut file)) = store.object(checksum)? else {
+        return Err(Error::input(format!("{commit}: {STATUS} is no file")));
+    };
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(|| format!("{commit}: {STATUS}"))?;
+    let stanzas = deb822::parse(&text)
+        .map_err(|error| Error::input(format!("{commit}: {STATUS}:{}: {}", error.line, error.message)))?;
+    let field = |stanza: &Stanza, name: &str| stanza.get(name).unwrap_or_default().to_owned();
+    Ok(stanzas
+        .iter()
+        .map(|(_, stanza)| PackageId {
+            name: field(stanza, "Package"),
+            architecture: field(stanza, "Architecture"),
+            version: field(stanza, "Version"),
+        })
+        .collect())
 }
 
 /// The commit that is meant, if there is one.

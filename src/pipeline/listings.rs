@@ -51,7 +51,7 @@ pub(super) fn of_commit(
         session.reporter.detail(image, message);
         return Ok(listing);
     }
-    let listing = make(store, commit)?;
+    let listing = make(store, commit, 0, &|_| None)?;
     let message = format!("{} entries listed in {:.0} ms", listing.entry_count(), milliseconds());
     session.reporter.detail(image, message);
     // Without it the next start takes longer, and no more.
@@ -59,6 +59,19 @@ pub(super) fn of_commit(
         session.reporter.detail(image, format!("the listing is not kept: {error}"));
     }
     Ok(listing)
+}
+
+/// Removes those of commits that are not there any more.
+pub(super) fn remove_orphans(session: &Session<'_>, is_there: impl Fn(Sha256) -> Result<bool>) -> Result<()> {
+    let folder = session.repo.join(store::PRIVATE_FOLDER).join(FOLDER);
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let commit = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if !commit.map_or(Ok(false), &is_there)? {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn digest(commit: Sha256, listing: &[u8]) -> Sha256 {
@@ -104,12 +117,19 @@ fn remove_old(folder: &Path) {
     }
 }
 
-/// A commit's tree as the sandbox takes it. OSTree keeps no times: all are 0.
-fn make(store: &Store, commit: Sha256) -> Result<Listing> {
+/// A commit's tree as the sandbox takes it. OSTree keeps no times: all are `modified`, in seconds since
+/// 1970. `rename` gives the name, in the same folder, that a path's entry has instead of its own.
+pub(super) fn make<'n>(
+    store: &Store,
+    commit: Sha256,
+    modified: i64,
+    rename: &dyn Fn(&str) -> Option<&'n str>,
+) -> Result<Listing> {
     let convert = |metadata: &Metadata| view::Metadata {
         uid: metadata.uid,
         gid: metadata.gid,
         mode: metadata.mode,
+        modified,
         xattrs: metadata.xattrs.clone(),
         ..view::Metadata::default()
     };
@@ -126,7 +146,7 @@ fn make(store: &Store, commit: Sha256) -> Result<Listing> {
         };
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = *folders.get(parent).ok_or_else(|| Error::bug("a folder after what is in it"))?;
-        let name = name.as_bytes();
+        let name = rename(path).unwrap_or(name).as_bytes();
         match what {
             Visited::Folder(metadata) => {
                 folders.insert(path.to_owned(), builder.folder(parent, name, &convert(metadata))?);

@@ -1,8 +1,8 @@
 //! `lock`: an image's lock, made, kept or checked.
 
-use std::{io::Write, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
-use super::{LockMode, Locked, Session, replace_file, tools};
+use super::{LockMode, Locked, Session, ninja::write_if_changed, tools};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
@@ -29,8 +29,7 @@ pub fn lock(session: &Session<'_>, image: &Image, mode: LockMode) -> Result<Lock
             unchanged(previous)
         }
         previous => session.stage(&request.image, Stage::Lock, None, "indexes", || {
-            let previous = previous.filter(|_| mode == LockMode::Keep);
-            let locked = resolve(session, image, previous.as_ref(), mode == LockMode::Update)?;
+            let locked = resolve(session, image, previous, mode == LockMode::Update)?;
             let summary = format!("{} packages", locked.lockfile.packages.len());
             Ok((locked, summary))
         }),
@@ -62,12 +61,7 @@ fn missing(path: &Path) -> Error {
     Error::input(format!("{}: there is no such lock", path.display())).hint(format!("treestrap lock {image}"))
 }
 
-fn resolve(
-    session: &Session<'_>,
-    image: &Image,
-    previous: Option<&Lockfile>,
-    update: bool,
-) -> Result<Locked> {
+fn resolve(session: &Session<'_>, image: &Image, previous: Option<Lockfile>, update: bool) -> Result<Locked> {
     let request = &image.request;
     let acquire = Acquire::new(session.offline, session.stop);
     // The tools' index comes from the same archives: get both at the same time.
@@ -76,11 +70,28 @@ fn resolve(
         let indexes = obtain(session, request, &architectures(request), &acquire);
         (indexes, tools.join().unwrap_or_else(|_| Err(Error::bug("the search for tools panicked"))))
     });
-    let lockfile = lock::resolve(request, &indexes?, previous)?;
-    let written = write(&image.lock, &lockfile)?;
+    let lockfile = lock::resolve(request, &indexes?, previous.as_ref().filter(|_| !update))?;
+    let (lockfile, written) = match previous {
+        // One that another tool made stays as it is, while it has the same packages.
+        Some(previous) if previous.request.is_none() && same_packages(&previous, &lockfile) => {
+            (previous, false)
+        }
+        _ => {
+            let written = write(&image.lock, &lockfile)?;
+            (lockfile, written)
+        }
+    };
     let pinned = tools.and_then(|tools| tools.map_or(Ok(()), |tools| tools.lock(image, &lockfile, update)));
     tools::tolerate(session, image, pinned)?;
     Ok(Locked { lockfile, path: image.lock.clone(), written })
+}
+
+fn same_packages(a: &Lockfile, b: &Lockfile) -> bool {
+    let debs = |lockfile: &Lockfile| {
+        let debs = lockfile.packages.iter().map(|package| (package.id(), package.sha256));
+        debs.collect::<BTreeSet<_>>()
+    };
+    debs(a) == debs(b)
 }
 
 /// Gets the indexes of these architectures.
@@ -112,10 +123,5 @@ fn architectures(request: &Request) -> Vec<String> {
 
 /// Writes a lock unless it is there already, byte for byte; gives whether it was written.
 pub(super) fn write(path: &Path, lockfile: &Lockfile) -> Result<bool> {
-    let text = lockfile::print(lockfile);
-    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(false);
-    }
-    replace_file(path, |file| Ok(file.write_all(text.as_bytes())?))?;
-    Ok(true)
+    write_if_changed(path, &lockfile::print(lockfile))
 }

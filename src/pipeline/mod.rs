@@ -8,7 +8,11 @@
 //! | `rootfs` | `configure --rootfs` |
 //! | `build` | `build` |
 //! | `verify` | `verify` |
+//! | `multistrap` | `multistrap` |
 //! | `comparison` | `diff` |
+//! | `import` | `import` |
+//! | `ninja` | `ninja`, `fetch --stamp` |
+//! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
@@ -17,9 +21,13 @@ mod acceleration;
 mod build;
 mod comparison;
 mod dates;
+mod import;
 mod listings;
 mod locks;
+pub mod multistrap;
+mod ninja;
 mod pool;
+mod prune;
 mod rootfs;
 mod stage_two;
 mod tools;
@@ -30,7 +38,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
 };
 
 use crate::{
@@ -40,7 +47,7 @@ use crate::{
     digest::Sha256,
     error::Kind,
     export,
-    report::{Event, Reporter, Stage},
+    report::{Event, Reporter, Span, SpanKind, Stage, clock},
     store::{self, Store, records::configured_reference},
 };
 
@@ -99,9 +106,12 @@ pub enum ExportTo {
 
 pub use build::build;
 pub use comparison::diff;
+pub use import::{Import, Imported, import};
 pub use locks::{lock, why};
+pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
-pub use rootfs::{Target, configure_rootfs};
+pub use prune::{Removed, prune};
+pub use rootfs::{Known, Target, configure_rootfs};
 pub use stage_two::{configure, prepare_sandbox, run};
 pub use verify::{Disparity, Verified, verify};
 
@@ -214,10 +224,24 @@ impl Session<'_> {
         self.check_stop()?;
         let image = image.to_owned();
         self.reporter.event(Event::Started { image: image.clone(), stage, total, unit });
-        let started = Instant::now();
-        let (result, summary) = work()?;
-        let seconds = started.elapsed().as_secs_f64();
-        self.reporter.event(Event::Finished { image, stage, seconds, summary });
+        let begun = clock();
+        let outcome = work();
+        let ended = clock();
+        let (about, result) = match outcome {
+            Ok((result, summary)) => (summary, Ok(result)),
+            Err(error) => (error.to_string(), Err(error)),
+        };
+        let span = Span {
+            image: image.clone(),
+            kind: SpanKind::Stage,
+            name: stage.name().to_owned(),
+            about: about.clone(),
+            begun,
+            ended,
+        };
+        self.reporter.span(span);
+        let result = result?;
+        self.reporter.event(Event::Finished { image, stage, seconds: ended - begun, summary: about });
         Ok(result)
     }
 

@@ -8,7 +8,6 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
@@ -17,7 +16,10 @@ use sandbox::Missing;
 use super::{Session, StageTwo, acceleration, replace_file, stage_two::preseed_text, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Begin, Composed, IdentityPolicy, Image, Lockfile, Preseed, Repository, Request},
+    artefacts::{
+        Begin, Composed, HeldFile, IdentityPolicy, Image, Lockfile, PackageState, Preseed, Repository,
+        Request,
+    },
     configure::{self, Acceleration, AccelerationWish, Base, Emulator, Folder, InPlace, Requirements},
     digest::Sha256,
     export::{self, Override},
@@ -44,8 +46,21 @@ pub struct Target {
     pub in_place_now: bool,
     /// A tar of the finished folder, with real owners; `-` is standard output.
     pub output_tar: Option<PathBuf>,
-    /// The time, in seconds since 1970, for dates in what scripts make; none: that of the newest packaged file.
-    pub source_date: Option<u64>,
+    /// What is known of the folder beside what is in it.
+    pub known: Known,
+}
+
+/// What who made a folder knows of it.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Where its packages come from; none: from this machine's own apt sources that serve its suites.
+    pub repositories: Vec<Repository>,
+    /// Files that get their places only when a preinst has run.
+    pub held: Vec<HeldFile>,
+    /// Whether no preinst is run.
+    pub omit_preinst: bool,
+    /// Debs in the folder, whole paths inside it: dpkg unpacks them, and nothing is configured.
+    pub unpack: Vec<String>,
 }
 
 /// Finishes a folder; gives how many packages were configured.
@@ -53,6 +68,15 @@ pub struct Target {
 /// # Errors
 /// As `configure`; the folder is not changed then, unless it was asked for.
 pub fn configure_rootfs(session: &Session<'_>, target: &Target, options: &StageTwo) -> Result<usize> {
+    finish_folder(session, target, options).map(|(count, _)| count)
+}
+
+/// The same; gives also what of owners the folder cannot have.
+pub(super) fn finish_folder(
+    session: &Session<'_>,
+    target: &Target,
+    options: &StageTwo,
+) -> Result<(usize, HashMap<Vec<u8>, Override>)> {
     let folder = fs::canonicalize(&target.folder)
         .with_context(|| format!("finding the folder {}", target.folder.display()))?;
     let name = name(&folder);
@@ -73,7 +97,7 @@ fn finish_and_write(
     folder: &Path,
     name: &str,
     work: &Work,
-) -> Result<usize> {
+) -> Result<(usize, HashMap<Vec<u8>, Override>)> {
     let mut overrides = work.finish_moves(session, folder, name)?;
     let requirements = Requirements::new(options)?;
     let read = rootfs::Options {
@@ -82,9 +106,16 @@ fn finish_and_write(
         tier: requirements.tier(),
     };
     let mut rootfs = rootfs::read(folder, &read).with_context(|| folder.display().to_string())?;
-    date(session, target, name, &mut rootfs);
     if let Some(warning) = rootfs.unknown_owners() {
         session.reporter.warn(name, warning);
+    }
+    if !target.known.unpack.is_empty() {
+        rootfs.begin = Begin::Unpack(target.known.unpack.clone());
+    }
+    for package in rootfs.packages.iter_mut().filter(|_| target.known.omit_preinst) {
+        if package.state == PackageState::Unpacked {
+            package.state = PackageState::Prepared;
+        }
     }
     let count = match rootfs.is_finished() {
         true => {
@@ -104,20 +135,7 @@ fn finish_and_write(
     if let Some(tar) = &target.output_tar {
         write_tar(session, name, &rootfs, requirements.tier(), &overrides, tar)?;
     }
-    Ok(count)
-}
-
-/// Decides about the time that stands for the build's.
-fn date(session: &Session<'_>, target: &Target, name: &str, rootfs: &mut Rootfs) {
-    if let Some(date) = target.source_date {
-        rootfs.set_newest(date);
-    } else if rootfs.newest() == 0 {
-        let message = "its files have no times, as OSTree keeps none: dates in what scripts make are today's \
-                       (SOURCE_DATE_EPOCH says others)";
-        session.reporter.note(name, message);
-        let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        rootfs.set_newest(today.as_secs());
-    }
+    Ok((count, overrides))
 }
 
 /// Runs stage 2 of a folder that was read.
@@ -134,7 +152,7 @@ fn finish(
     preseed.extend(preseed_text(target.preseed.as_ref())?.unwrap_or_default());
     let (emulator, acceleration) = programs(session, &image, requirements, rootfs)?;
     let base = Base::new(&work.folder, &rootfs.listing, rootfs.folder.clone())?;
-    let composed = composed(name, rootfs);
+    let composed = Composed { held: target.known.held.clone(), ..composed(name, rootfs) };
     let total = composed.packages.len() as u64;
     let finished = session.stage(name, Stage::Configure, Some(total), "packages", || {
         let inputs = configure::Inputs {
@@ -157,7 +175,7 @@ fn finish(
             Folder { path: &rootfs.folder, edits: rootfs.edits(), even_if_failed: target.in_place_now };
         let finished = configure::configure_in_place(&inputs, folder, session.reporter, session.stop)?;
         let count = if finished.packages.is_empty() { rootfs.unfinished() } else { finished.packages.len() };
-        let summary = super::stage_two::summary(count, &finished.packages, finished.accelerated.as_ref());
+        let summary = super::stage_two::summary(count, &finished.slowest, finished.accelerated.as_ref());
         Ok((finished, summary))
     });
     for (what, result) in [
@@ -230,9 +248,10 @@ fn members(session: &Session<'_>, image: &Image, rootfs: &Rootfs) -> Result<Vec<
 fn image(session: &Session<'_>, target: &Target, name: &str, rootfs: &Rootfs) -> Image {
     let ids: Vec<String> = rootfs.locked.iter().map(|package| package.id()).collect();
     let key = Sha256::of((rootfs.suites.join(" ") + "\n" + &ids.join("\n")).as_bytes()).to_string();
-    let repositories = match rootfs.suites.is_empty() {
-        true => Vec::new(),
-        false => vec![Repository {
+    let repositories = match (target.known.repositories.as_slice(), rootfs.suites.is_empty()) {
+        (known @ [_, ..], _) => known.to_vec(),
+        ([], true) => Vec::new(),
+        ([], false) => vec![Repository {
             name: "host".to_owned(),
             uris: Vec::new(),
             suites: rootfs.suites.clone(),
@@ -249,6 +268,7 @@ fn image(session: &Session<'_>, target: &Target, name: &str, rootfs: &Rootfs) ->
             repositories,
             packages: Vec::new(),
             recommends: false,
+            dependencies: true,
             essential: false,
             priority: Vec::new(),
             pins: Vec::new(),
@@ -272,7 +292,7 @@ fn composed(name: &str, rootfs: &Rootfs) -> Composed {
 }
 
 /// What the folder could not take, which a tar of it is to have; says so.
-fn owners_not_on_disk(
+pub(super) fn owners_not_on_disk(
     session: &Session<'_>,
     name: &str,
     not_on_disk: Vec<sandbox::NotOnDisk>,

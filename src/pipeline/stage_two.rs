@@ -7,13 +7,16 @@ use serde_json::json;
 use super::{Session, StageTwo, acceleration, listings, not_built, tools};
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, Preseed},
+    artefacts::{Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, Preseed, SlowPackage},
     commit::Adopter,
     compose,
     configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
     digest::Sha256,
     report::Stage,
-    store::{Store, records::configured_reference},
+    store::{
+        Store,
+        records::{configured_reference, memory_reference},
+    },
 };
 
 /// The commit's metadata that says what stage 2 was made from, besides the composed tree.
@@ -86,12 +89,15 @@ pub(super) fn run_stage_two(
         };
         let configured = configure::configure(&inputs, &mut adopting, session.reporter, session.stop)?;
         let summary =
-            summary(configured.packages.len(), &configured.packages, configured.accelerated.as_ref());
+            summary(configured.packages.len(), &configured.slowest, configured.accelerated.as_ref());
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
         let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image, preseed.as_deref()))]);
         let committed = adopting.into_adopter()?.commit(composed, &configured, &extra)?;
+        if trial.is_none() {
+            store.set_reference(&memory_reference(digest(image, composed)?), committed.commit)?;
+        }
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))
     })?;
@@ -111,16 +117,61 @@ pub(super) fn run_stage_two(
 /// The finished image, if it was made from this composed tree and nothing else changed.
 pub(super) fn finished(store: &Store, image: &Image, composed: &Composed) -> Result<Option<Committed>> {
     let name = &image.request.image;
-    let Some(commit) = store.resolve(&configured_reference(name))? else { return Ok(None) };
+    let commit = store.resolve(&configured_reference(name))?;
+    let commit = is_of(store, commit, image, composed)?;
+    Ok(commit.map(|commit| Committed { image: name.clone(), commit }))
+}
+
+/// The same; else the result of another image, or of an earlier lock, that was made of the same: then it is
+/// this image's, too.
+pub(super) fn remembered(
+    session: &Session<'_>,
+    store: &Store,
+    image: &Image,
+    composed: &Composed,
+) -> Result<Option<Committed>> {
+    if let Some(committed) = finished(store, image, composed)? {
+        return Ok(Some(committed));
+    }
+    let name = &image.request.image;
+    let commit = store.resolve(&memory_reference(digest(image, composed)?))?;
+    let Some(commit) = is_of(store, commit, image, composed)? else { return Ok(None) };
+    store.set_reference(&configured_reference(name), commit)?;
+    session.reporter.note(name, "configured before, of the same packages and settings: nothing is run again");
+    Ok(Some(Committed { image: name.clone(), commit }))
+}
+
+/// The commit, if it was made from this composed tree and with the image's settings.
+fn is_of(
+    store: &Store,
+    commit: Option<Sha256>,
+    image: &Image,
+    composed: &Composed,
+) -> Result<Option<Sha256>> {
+    let Some(commit) = commit.filter(|&commit| store.has_commit(commit).unwrap_or(false)) else {
+        return Ok(None);
+    };
     let same_tree = store.image_record(commit)?.is_some_and(|record| record.source == composed.commit);
     let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
     let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs);
-    Ok((same_tree && same_inputs).then(|| Committed { image: name.clone(), commit }))
+    Ok((same_tree && same_inputs).then_some(commit))
+}
+
+/// The digest of all that determines the finished image.
+pub(super) fn digest(image: &Image, composed: &Composed) -> Result<Sha256> {
+    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
+    let text = serde_json::to_string(&(composed.commit, inputs)).map_err(Error::bug)?;
+    Ok(Sha256::of(text.as_bytes()))
 }
 
 /// What decides the result of stage 2 besides the composed tree.
 fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value {
     json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of), "identity": image.identity })
+}
+
+/// The same without answers to packages' questions, which may be in a file.
+pub(super) fn settings(image: &Image) -> serde_json::Value {
+    stage_two_inputs(image, None)
 }
 
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {
@@ -138,19 +189,26 @@ pub(super) fn preseed_text(preseed: Option<&Preseed>) -> Result<Option<Vec<u8>>>
     }
 }
 
-/// One line: how many packages, and the slowest of them.
-pub(super) fn summary(total: usize, packages: &[(String, f64)], accelerated: Option<&Accelerated>) -> String {
-    let mut slowest: Vec<&(String, f64)> = packages.iter().collect();
-    slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let slowest: Vec<String> =
-        slowest.iter().take(3).map(|(package, seconds)| format!("{package} {seconds:.1} s")).collect();
+/// One line: how many packages, and the slowest of them with what they ran most of that time.
+pub(super) fn summary(packages: usize, slowest: &[SlowPackage], accelerated: Option<&Accelerated>) -> String {
+    let describe = |SlowPackage { package, seconds, ran }: &SlowPackage| {
+        let ran: Vec<String> = ran
+            .iter()
+            .filter(|(_, own)| *own >= 0.05)
+            .map(|(program, own)| format!("{program} {own:.1}"))
+            .collect();
+        let ran = if ran.is_empty() { String::new() } else { format!(" ({})", ran.join(", ")) };
+        format!("{package} {seconds:.1} s{ran}")
+    };
+    let slowest: Vec<String> = slowest.iter().map(describe).collect();
     let ran = accelerated.map_or(String::new(), |ran| {
         format!("; {} programs run natively and {} in qemu", ran.native, ran.emulated)
     });
-    // Not known where another program ran dpkg.
-    let slowest =
-        if slowest.is_empty() { String::new() } else { format!("; slowest: {}", slowest.join(", ")) };
-    format!("{total} packages{ran}{slowest}")
+    let slowest = match slowest.is_empty() {
+        true => String::new(),
+        false => format!("; slowest: {}", slowest.join(", ")),
+    };
+    format!("{packages} packages{ran}{slowest}")
 }
 
 /// Lists a commit for a sandbox, after what killed runs left is removed.

@@ -83,6 +83,15 @@ impl Foreign {
     }
 }
 
+/// An image's lock of tools for this host, if there is one, and the ref of the emulator that it pins.
+pub(super) fn locked(session: &Session<'_>, image: &Image) -> Result<Option<(Lockfile, Option<String>)>> {
+    let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(None) };
+    let Some(lockfile) = foreign.tools(image)? else { return Ok(None) };
+    let emulator = lockfile.packages.iter().find(|package| is_emulator(package));
+    let reference = emulator.map(|package| foreign.reference(package));
+    Ok(Some((lockfile, reference)))
+}
+
 fn is_emulator(package: &LockedPackage) -> bool {
     package.stanza.get(lockfile::REASON) == Some(lock::EMULATOR)
 }

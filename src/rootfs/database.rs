@@ -66,12 +66,7 @@ pub(super) fn read(
 
 /// Whether the content of a file is needed to read the database.
 pub(super) fn is_read(path: &[u8]) -> bool {
-    path == STATUS || path == LOG || is_info(path, b".triggers") || is_list(path)
-}
-
-/// Whether a file has the paths of a package.
-pub(super) fn is_list(path: &[u8]) -> bool {
-    is_info(path, b".list")
+    path == STATUS || path == LOG || is_info(path, b".triggers")
 }
 
 fn is_info(path: &[u8], ending: &[u8]) -> bool {

@@ -30,7 +30,7 @@ use sandbox::{Edits, Given, Metadata, Rearrange, Tier, view::Listing};
 use crate::{
     Context, Error, Result,
     artefacts::{Begin, LockedPackage, NEW_CONFFILE, PackageState, UnpackedPackage},
-    debian::{deb::Deb, deb822},
+    debian::{changelog::Changelog, deb::Deb, deb822},
     digest::Sha256,
 };
 use tree::{Node, NodeKind, Tree};
@@ -138,13 +138,20 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
     if database.packages.is_empty() {
         return Err(nothing_there(folder));
     }
-    let newest = newest(&tree, &texts);
+    for package in &mut database.packages {
+        package.newest = newest(&tree, folder, package);
+    }
+    if database.packages.iter().all(|package| package.newest == 0) {
+        // Unpacked without documentation.
+        let newest = newest_file(&tree);
+        database.packages.iter_mut().for_each(|package| package.newest = newest);
+    }
     let mut steps = mount_points(&mut tree);
     if usr::is_wanted(&database.packages) {
         steps.extend(usr::merge(&mut tree, |a, b| usr::same_content(folder, a, b))?);
     }
     steps.extend(usr::remove_stray_link(&mut tree));
-    let mut rootfs = Rootfs {
+    Ok(Rootfs {
         folder: folder.to_owned(),
         architecture,
         suites: suites(&texts),
@@ -157,9 +164,7 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
         tree,
         read,
         has_owners: options.owners.is_some(),
-    };
-    rootfs.set_newest(newest);
-    Ok(rootfs)
+    })
 }
 
 impl Rootfs {
@@ -213,17 +218,9 @@ impl Rootfs {
         devices.map(|(path, node, numbers)| (path.as_slice(), &node.metadata, numbers))
     }
 
-    /// Says when the newest file of packages was changed, for dates in what scripts make.
-    pub fn set_newest(&mut self, newest: u64) {
-        for package in &mut self.packages {
-            package.newest = newest;
-        }
-    }
-
-    /// When the newest file of packages was changed, in seconds since 1970; 0 where the folder does not
-    /// know, as OSTree keeps no times.
+    /// When the newest package was made, in seconds since 1970.
     pub fn newest(&self) -> u64 {
-        self.packages.first().map_or(0, |package| package.newest)
+        self.packages.iter().map(|package| package.newest).max().unwrap_or(0)
     }
 
     /// What each package has of programs and libraries: nothing of those that are not unpacked yet.
@@ -308,21 +305,29 @@ fn architecture<'a>(stanzas: impl Iterator<Item = &'a deb822::Stanza>) -> Option
     counts.into_iter().max_by_key(|&(name, count)| (count, name)).map(|(name, _)| name.to_owned())
 }
 
-/// When the newest file of packages was changed: unpacking keeps times. Not when a file was that no package has,
-/// such as those that a tool wrote today.
-fn newest(tree: &Tree, texts: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
-    let modified = |path: &[u8]| match tree.get(path) {
-        Some(Node { kind: NodeKind::File { .. }, metadata, .. }) => Some(metadata.modified.0),
-        _ => None,
-    };
-    let lists = texts.iter().filter(|(path, _)| database::is_list(path));
-    let listed = lists.flat_map(|(_, list)| list.split(|&byte| byte == b'\n')).filter_map(|line| {
-        let path = line.strip_prefix(b"/").unwrap_or(line);
-        modified(path).or_else(|| modified(merge_usr(str::from_utf8(path).ok()?).as_bytes()))
-    });
-    // Of debootstrap no package is listed yet; it writes nothing of its own there.
-    let below_usr = || tree.below(b"usr").into_iter().filter_map(|path| modified(&path)).max();
-    let newest = listed.max().or_else(below_usr);
+/// When a package was made, by its changelog; 0 where the folder has none.
+fn newest(tree: &Tree, folder: &Path, package: &UnpackedPackage) -> u64 {
+    let mut changelog = Changelog::of(&package.name, &package.architecture);
+    for path in changelog.paths().to_vec() {
+        if let Some(Node { kind: NodeKind::File { content, size, .. }, .. }) = tree.get(path.as_bytes())
+            && changelog.wants(&path, *size)
+            // Documentation is for all to read; what is not, says nothing.
+            && let Ok(content) = std::fs::read(folder.join(OsStr::from_bytes(content)))
+        {
+            changelog.file(&path, &content);
+        }
+    }
+    changelog.date()
+}
+
+/// When the newest file below /usr was changed, in seconds since 1970: unpacking keeps times, and nothing else is
+/// written there yet.
+fn newest_file(tree: &Tree) -> u64 {
+    let files = tree
+        .0
+        .iter()
+        .filter(|(path, node)| path.starts_with(b"usr/") && matches!(node.kind, NodeKind::File { .. }));
+    let newest = files.map(|(_, node)| node.metadata.modified.0).max();
     newest.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0)
 }
 

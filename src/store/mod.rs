@@ -6,6 +6,8 @@
 //! refs/heads/deb/pool/XX/YYYY…            one commit a deb, by the deb's SHA-256     ingest
 //! refs/heads/deb/images/IMAGE/unpacked    what `dpkg --unpack` would leave           compose
 //! refs/heads/deb/images/IMAGE/configured  the finished image                         commit
+//! refs/heads/deb/memory/DIGEST            a finished tree, by what determined it     pipeline
+//! refs/heads/deb/imported/IMAGE/STAGE     what another system made                    import
 //! refs/heads/deb/tools/HOST/qemu-NAME/DEB one program of a deb, by its SHA-256       ingest
 //! refs/heads/deb/twins/HOST/ARCH/KEY      programs that run in place of foreign ones twins
 //! extensions/treestrap/                   what we keep beside the objects
@@ -19,7 +21,10 @@
 
 mod checkout;
 mod diff;
+mod foreign;
+mod in_use;
 mod object;
+mod prune;
 pub mod records;
 mod transaction;
 mod tree;
@@ -35,7 +40,9 @@ use serde::de::DeserializeOwned;
 
 pub use self::{
     diff::{Change, Difference},
+    foreign::{Foreign, ForeignObject, ForeignReference},
     object::{Content, FileReader},
+    prune::Pruned,
     transaction::Transaction,
     tree::{Folder, Node},
     walk::{Visit, Visited},
@@ -64,17 +71,24 @@ impl Store {
     /// # Errors
     /// If it is not there, not a bare-user repository, or not readable.
     pub fn open(path: &Path) -> Result<Store> {
-        let repo = ostree::Repo::new_for_path(path);
-        repo.open(gio::Cancellable::NONE)
-            .map_err(|error| foreign(error, path))
-            .with_context(|| format!("opening the repository {}", path.display()))?;
-        if repo.mode() != RepoMode::BareUser {
+        let store = Store::open_any(path)?;
+        if store.repo.mode() != RepoMode::BareUser {
             let message =
                 format!("{} is an OSTree repository of another mode than bare-user", path.display());
             return Err(
                 Error::input(message).hint("name another folder with --repo: it is created as needed")
             );
         }
+        in_use::note(path)?;
+        Ok(store)
+    }
+
+    /// Opens a repository of any mode.
+    fn open_any(path: &Path) -> Result<Store> {
+        let repo = ostree::Repo::new_for_path(path);
+        repo.open(gio::Cancellable::NONE)
+            .map_err(|error| foreign(error, path))
+            .with_context(|| format!("opening the repository {}", path.display()))?;
         Ok(Store { repo, path: path.to_owned() })
     }
 
@@ -131,6 +145,16 @@ impl Store {
             Ok(Some(checksum)) => Ok(Some(parse_checksum(&checksum)?)),
             Err(error) => Err(self.foreign(error).context(format!("resolving {reference}"))),
         }
+    }
+
+    /// Sets a ref.
+    ///
+    /// # Errors
+    /// If the repository cannot be written to.
+    pub fn set_reference(&self, reference: &str, commit: Sha256) -> Result<()> {
+        let transaction = self.transaction()?;
+        transaction.set_reference(reference, commit);
+        transaction.commit()
     }
 
     /// Removes refs, as far as they are there.

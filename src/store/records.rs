@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The version of everything in this file.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// A commit's [`FORMAT`].
 pub const FORMAT_KEY: &str = "treestrap.format";
 /// A deb's commit: its [`PackageRecord`].
@@ -59,7 +59,7 @@ pub struct PackageRecord {
     pub symlinks: Vec<(String, String)>,
     /// Groups of paths that are hard links of one file.
     pub hard_links: Vec<Vec<String>>,
-    /// When its newest file was changed, in seconds since 1970.
+    /// The date of its changelog's newest entry, in seconds since 1970; 0 without one.
     pub newest: u64,
     /// Bytes in its files.
     pub bytes: u64,
@@ -141,6 +141,20 @@ pub fn unpacked_reference(image: &str) -> String {
 /// The ref of an image's finished tree.
 pub fn configured_reference(image: &str) -> String {
     format!("deb/images/{image}/configured")
+}
+
+/// The ref under which a finished tree is found again by the digest of all that determined it, whichever
+/// image it is.
+pub fn memory_reference(inputs: Sha256) -> String {
+    format!("{MEMORY}{inputs}")
+}
+
+/// What the refs of finished trees by their inputs begin with.
+pub const MEMORY: &str = "deb/memory/";
+
+/// The ref of a stage of an image that another system made.
+pub fn imported_reference(image: &str, stage: &str) -> String {
+    format!("deb/imported/{image}/{stage}")
 }
 
 /// A record as commit metadata has it.

@@ -60,8 +60,13 @@ impl Transaction {
         }
     }
 
-    /// Lets a ref name a commit, once the transaction is committed.
+    /// Lets a ref name a commit, once the transaction is committed. The file of a ref that names it
+    /// already is not written again (libostree would): others may go by its time.
     pub fn set_reference(&self, reference: &str, commit: Sha256) {
+        let file = self.path.join("refs/heads").join(reference);
+        if std::fs::read_to_string(file).is_ok_and(|text| text.trim_end() == commit.to_string()) {
+            return;
+        }
         self.repo.transaction_set_ref(None, reference, Some(&commit.to_string()));
     }
 
@@ -241,6 +246,11 @@ impl Transaction {
             .write_metadata(kind, None, variant, gio::Cancellable::NONE)
             .map_err(|error| self.foreign(error))?;
         parse_checksum(&checksum.to_hex())
+    }
+
+    /// libostree's own handle.
+    pub(super) fn repository(&self) -> &ostree::Repo {
+        &self.repo
     }
 
     /// Where the repository is.

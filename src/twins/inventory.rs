@@ -32,6 +32,21 @@ impl<'a> Inventories<'a> {
         Inventories { store, folder: store.path().join(PRIVATE_FOLDER).join(FOLDER) }
     }
 
+    /// Removes those of packages that are not there any more, by the digests of their debs.
+    ///
+    /// # Errors
+    /// What `is_there` reports; if a file cannot be removed.
+    pub fn remove_orphans(&self, is_there: impl Fn(Sha256) -> Result<bool>) -> Result<()> {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let deb = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if !deb.map_or(Ok(false), &is_there)? {
+                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Of packages that can have programs.
     pub(super) fn of_all(&self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
         let with_programs = members.iter().filter(|member| member.has_programs());

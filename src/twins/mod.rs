@@ -32,6 +32,9 @@ use crate::{
 /// The metadata of a tree's commit that has its [`Plan`].
 const PLAN_KEY: &str = "treestrap.twins";
 
+/// What the refs of all trees begin with.
+pub const REFERENCES: &str = "deb/twins/";
+
 /// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
 /// change what they make of the same packages.
 const RULES: u32 = 3;
@@ -114,7 +117,7 @@ impl Machines {
 
     /// The refs of the trees.
     fn references(&self) -> String {
-        format!("deb/twins/{}/{}", self.host.debian, self.image.debian)
+        format!("{REFERENCES}{}/{}", self.host.debian, self.image.debian)
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) enum Tier {
     Python,
     /// mmdebstrap, for comparison.
     Mmdebstrap,
+    /// ninja, which drives builds.
+    Ninja,
 }
 
 impl Tier {
@@ -62,6 +64,7 @@ impl Tier {
             Tier::Capabilities => "capabilities",
             Tier::Python => "python",
             Tier::Mmdebstrap => "mmdebstrap",
+            Tier::Ninja => "ninja",
         }
     }
 
@@ -87,6 +90,7 @@ impl Tier {
             }
             Tier::Python => runs("python3", "--version"),
             Tier::Mmdebstrap => runs("mmdebstrap", "--version"),
+            Tier::Ninja => runs("ninja", "--version"),
             Tier::Capabilities => {
                 runs("/usr/sbin/getcap", "-h").filter(|_| !Path::new("/usr/sbin/setcap").exists())
             }

@@ -152,7 +152,7 @@ pub struct Edits {
     /// Changes that are dropped, with all that is below them: what the target has there stays.
     pub leave: Vec<Vec<u8>>,
     /// Changed files that get another content, read from its start on, and keep all else. Other names
-    /// of the same file that come behind it get it, too.
+    /// of the same file get it, too.
     pub replace: Vec<(Vec<u8>, File)>,
     /// Owners of what did not change and has not got them on disk. What did change is left alone.
     pub give: Vec<Given>,
@@ -208,7 +208,7 @@ pub enum Missing {
 }
 
 /// Why a link has no owner in tier single.
-const NO_RECORD: &str = "only files and folders can carry a record";
+pub(crate) const NO_RECORD: &str = "only files and folders can carry a record";
 
 /// A move that was killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,7 +290,7 @@ pub(crate) fn order(folder: &Path, target: &Path, tier: Tier, edits: &Edits) -> 
 }
 
 /// The helper works in another folder.
-fn absolute_folder(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute_folder(folder: &Path) -> Result<PathBuf> {
     let path = absolute(folder).doing_to("finding", folder)?;
     let metadata = std::fs::metadata(&path).doing_to("looking at", &path);
     match metadata.map_err(|error| error.of_kind(Kind::Folder))? {

@@ -199,7 +199,7 @@ pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Resu
         without: order.without.clone(),
     };
     let mut writing = Writing::new(target, how, step);
-    let mut replaced = Replaced::open(folder, order);
+    let replaced = Replaced::open(folder, order)?;
     let recorded = (order.tier == Tier::Single).then(|| elsewhere.clone());
     capture::each_change(&folder.join("upper"), recorded, &mut |change, file| {
         let content = file.map(|file| replaced.content(&change, file)).transpose()?;
@@ -265,23 +265,31 @@ struct Replaced<'a> {
 }
 
 impl<'a> Replaced<'a> {
-    fn open(folder: &Path, order: &'a Order) -> Self {
+    fn open(folder: &Path, order: &'a Order) -> Result<Self> {
         let numbers = order.replace.iter().enumerate().map(|(number, path)| (path.as_slice(), number));
-        Replaced { folder: folder.join(REPLACED), numbers: numbers.collect(), groups: HashMap::new() }
+        let numbers: HashMap<_, _> = numbers.collect();
+        let mut groups = HashMap::new();
+        if !numbers.is_empty() {
+            // Groups have the same numbers each time.
+            capture::each_change(&folder.join("upper"), None, &mut |change, _| {
+                if let Entry::File { hard_link: Some(group), .. } = change.now {
+                    groups.extend(numbers.get(change.path.as_slice()).map(|number| (group, *number)));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Replaced { folder: folder.join(REPLACED), numbers, groups })
     }
 
-    fn content(&mut self, change: &Change, file: OwnedFd) -> Result<Content> {
+    fn content(&self, change: &Change, file: OwnedFd) -> Result<Content> {
         let group = match change.now {
             Entry::File { hard_link, .. } => hard_link,
             _ => None,
         };
         let of_group = group.and_then(|group| self.groups.get(&group));
-        let Some(number) = self.numbers.get(change.path.as_slice()).or(of_group).copied() else {
+        let Some(number) = self.numbers.get(change.path.as_slice()).or(of_group) else {
             return Ok(Content { file, is_replaced: false });
         };
-        if let Some(group) = group {
-            self.groups.insert(group, number);
-        }
         let path = self.folder.join(number.to_string());
         let file = File::open(&path).doing_to("opening", &path)?.into();
         Ok(Content { file, is_replaced: true })
@@ -346,7 +354,9 @@ mod tests {
         {
             fs::write(upper.join(path), format!("new {path}")).expect("written");
         }
-        for path in ["etc/replaced", "etc/link-to-folder/x", "new/left", "opaque/first", "new/awry"] {
+        fs::write(upper.join("etc/replaced"), "new etc/replaced").expect("written");
+        fs::hard_link(upper.join("etc/replaced"), upper.join("etc/also-replaced")).expect("linked");
+        for path in ["etc/link-to-folder/x", "new/left", "opaque/first", "new/awry"] {
             fs::write(upper.join(path), format!("new {path}")).expect("written");
         }
         fs::hard_link(upper.join("etc/new"), upper.join("new/again")).expect("linked");
@@ -471,6 +481,7 @@ mod tests {
                     [
                         "",
                         "etc",
+                        "etc/also-replaced",
                         "etc/dir",
                         "etc/dir/again",
                         "etc/given",
@@ -510,7 +521,8 @@ mod tests {
                     ("etc/old", "new etc/old"),
                     ("etc/old-too", "[] old etc/old"),
                     ("etc/left", "[] old etc/left"),
-                    ("etc/replaced", "[] another content"),
+                    ("etc/replaced", "=etc/also-replaced [] another content"),
+                    ("etc/also-replaced", "[] another content"),
                     ("etc/link", "\"new target\""),
                     ("etc/to-link", "\"../nowhere\""),
                     ("etc/to-file", "new etc/to-file"),

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use nix::sys::stat::FileStat;
+use nix::{
+    sys::stat::FileStat,
+    unistd::{Uid, User},
+};
 use serde::{Deserialize, Serialize};
 
 use super::FirstIds;
@@ -12,7 +15,7 @@ use crate::{
     enforced::IdRange,
     error::{Error, Result},
     owners::Owner,
-    userns::{Ids, current_map},
+    userns::{ENOUGH, Ids, current_map, owner_of_range},
 };
 
 /// What is learnt while a folder is read.
@@ -72,10 +75,7 @@ impl PlainFolder {
                      this user namespace",
                     path.display()
                 ))
-                .with_hint(format_args!(
-                    "run the same command as root, or as the account whose files they are (user {uid}, or \
-                     whose range in /etc/subuid has it)"
-                )));
+                .with_hint(self.who_can(uid, gid)));
             }
         }
         if stat.st_uid < self.first.uid || stat.st_gid < self.first.gid {
@@ -90,6 +90,20 @@ impl PlainFolder {
             .with_hint("give the topmost folder to the tree's root (chown)"));
         }
         Ok(())
+    }
+
+    /// Who has numbers for both: their account, the one with their range, or root, if it is not root who asks.
+    fn who_can(&self, uid: u32, gid: u32) -> String {
+        let is_root = self.uids.iter().any(|range| (range.inside, range.outside) == (0, 0));
+        let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
+        let account = name.filter(|_| uid != 0).or_else(|| owner_of_range(Ids::Users, uid));
+        let root = (!is_root && uid < ENOUGH && gid < ENOUGH).then(|| "root".to_owned());
+        match [account, root].into_iter().flatten().collect::<Vec<_>>() {
+            accounts if accounts.is_empty() => {
+                "give the files to somebody who has a number: sudo chown -R".to_owned()
+            }
+            accounts => format!("run the same command as {}", accounts.join(" or ")),
+        }
     }
 
     /// Turns the namespace's numbers into the tree's.

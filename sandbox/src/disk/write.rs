@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     acl::{self, Acl},
+    bytes::below,
     capture::{Change, Entry, Metadata, capability_version_2, take_records},
     enforced::Tier,
     error::{Error, Result},
@@ -137,7 +138,7 @@ impl<'a> Writing<'a> {
     }
 
     fn path(&self, path: &[u8]) -> PathBuf {
-        self.top.join(OsStr::from_bytes(path))
+        below(&self.top, path)
     }
 
     fn told<T>(&self, action: &str, path: &[u8], result: Step<T>) -> Result<T> {
@@ -539,7 +540,10 @@ impl<'a> Writing<'a> {
                 Err(errno) if is_refusal(errno) => {
                     let what = match name == RECORD.to_bytes() {
                         true => Missing::Owner { uid: owner.uid, gid: owner.gid },
-                        false => Missing::Attribute { name, value },
+                        false => {
+                            let name = acl::name_of(&name).map_or(name.clone(), <[u8]>::to_vec);
+                            Missing::Attribute { name, value }
+                        }
                     };
                     self.note(path, what, errno.desc());
                 }

@@ -59,7 +59,7 @@ pub(super) fn answer(
     }
     let Ok(file) = target.open(caller) else { return Ok(Answer::GoOn) };
     let stat = fstat(&file)?;
-    if !may_have_attributes(&stat) {
+    if !may_have_attributes(&stat) || !caller.surroundings.holds(&file)? {
         return Ok(Answer::GoOn);
     }
     let place = own_name(&file);

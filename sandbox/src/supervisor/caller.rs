@@ -11,6 +11,7 @@ use std::{
     io::IoSliceMut,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::fs::FileExt,
+    path::Path,
 };
 
 use nix::{
@@ -26,6 +27,7 @@ use nix::{
 use crate::sys::{
     folders::{duplicate_of, open_process, open_thread, share_descriptors},
     notify::{self, Notification},
+    status::statx,
 };
 
 /// PATH_MAX: the longest path that a call takes, with its NUL.
@@ -42,6 +44,14 @@ pub(super) struct Surroundings {
     pub(super) own_descriptors: OwnedFd,
     /// The sandbox's root, which is the supervisor's too.
     root: OwnedFd,
+    /// Owners are kept here and nowhere else; none: everywhere.
+    tree: Option<Scope>,
+}
+
+/// A folder of the host, without what is mounted below it.
+struct Scope {
+    path: Vec<u8>,
+    mount: u64,
 }
 
 impl Surroundings {
@@ -54,10 +64,24 @@ impl Surroundings {
     }
 
     /// Of a process that has joined the sandbox's mount namespace.
-    pub(super) fn inside(proc: OwnedFd, own_descriptors: OwnedFd) -> nix::Result<Self> {
+    pub(super) fn inside(proc: OwnedFd, own_descriptors: OwnedFd, tree: Option<&Path>) -> nix::Result<Self> {
         let root = nix::fcntl::open("/", NAME | OFlag::O_DIRECTORY, Mode::empty())?;
+        let scope = |path: &Path| -> nix::Result<Scope> {
+            let folder = nix::fcntl::open(path, NAME | OFlag::O_DIRECTORY, Mode::empty())?;
+            Ok(Scope { path: path.as_os_str().as_encoded_bytes().to_vec(), mount: mount_of(&folder)? })
+        };
+        let tree = tree.map(scope).transpose()?;
         fchdir(&own_descriptors)?;
-        Ok(Surroundings { proc, own_descriptors, root })
+        Ok(Surroundings { proc, own_descriptors, root, tree })
+    }
+
+    /// Whether owners are kept for this file.
+    pub(super) fn holds(&self, file: &OwnedFd) -> nix::Result<bool> {
+        let Some(Scope { path, mount }) = &self.tree else { return Ok(true) };
+        let found = self.path_of(file)?;
+        let is_below =
+            found.strip_prefix(path.as_slice()).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
+        Ok(is_below && mount_of(file)? == *mount)
     }
 
     /// Where in the sandbox a file is that this process has open.
@@ -65,6 +89,14 @@ impl Surroundings {
         let path = readlinkat(&self.own_descriptors, own_name(file).as_c_str())?;
         Ok(std::os::unix::ffi::OsStringExt::into_vec(path))
     }
+}
+
+/// The number of the mount that a file is in. (statx(2), Linux ≥ 5.8.)
+fn mount_of(file: &OwnedFd) -> nix::Result<u64> {
+    const STATX_MNT_ID: u32 = 0x1000;
+    const AT: usize = 144; // stx_mnt_id
+    let bytes = statx(file.as_fd(), 0, STATX_MNT_ID)?;
+    Ok(bytes[AT..].first_chunk().map_or(0, |number| u64::from_ne_bytes(*number)))
 }
 
 /// A call that waits.

@@ -186,10 +186,15 @@ impl Files<'_> {
     pub(super) fn chown(&mut self, target: Target, width: Width, caller: &Caller<'_>) -> nix::Result<Answer> {
         let uid = width.id(caller.argument(target.next()));
         let gid = width.id(caller.argument(target.next() + 1));
+        let Ok(file) = target.open(caller) else { return Ok(Answer::GoOn) };
+        if !caller.surroundings.holds(&file)? {
+            // The kernel says "no such user", and to the caller's user it would say "not you".
+            let gives_away = [uid, gid].into_iter().any(|id| id != 0 && id != SAME);
+            return if gives_away { Err(Errno::EPERM) } else { Ok(Answer::GoOn) };
+        }
         if [uid, gid].into_iter().any(|id| id > LAST_ID && id != SAME) {
             return Err(Errno::EINVAL);
         }
-        let Ok(file) = target.open(caller) else { return Ok(Answer::GoOn) };
         let stat = fstat(&file)?;
         let before = self.records.of(&file, &stat).unwrap_or(Owner::ROOT);
         if !may_chown(self.identities.of(caller)?, before, uid, gid) {
@@ -232,6 +237,9 @@ impl Files<'_> {
         };
         // What the kernel refuses it refuses better.
         let (Ok(parent), false) = (parent, name.is_empty() || name == b"..") else { return Ok(Answer::GoOn) };
+        if !caller.surroundings.holds(&parent)? {
+            return Ok(Answer::GoOn);
+        }
         let owner = self.owner_of_new(&parent, caller)?;
         let listed = !make.is_link() && attributes::has_default(&parent);
         if owner == Owner::ROOT && !listed {
@@ -303,6 +311,9 @@ impl Files<'_> {
     pub(super) fn execute(&mut self, target: Target, caller: &Caller<'_>) -> nix::Result<Answer> {
         let Ok(file) = target.open(caller) else { return Ok(Answer::GoOn) };
         let stat = fstat(&file)?;
+        if !caller.surroundings.holds(&file)? {
+            return Ok(Answer::GoOn);
+        }
         let before = self.identities.of(caller)?.clone();
         let (set_user, set_group) = self.set_ids(&file, &stat, &before, caller)?;
         let after = before.after_exec(set_user, set_group);

@@ -13,6 +13,9 @@
 //! give is what the kernel checks: a process that became another user may still do whatever root may
 //! inside. /proc/PID/status, SO_PEERCRED and AT_UID show the one user.
 //!
+//! For programs of the host ([`crate::host`]) all that holds below one folder alone; outside of it files are
+//! as the kernel has them, and nobody can be given one.
+//!
 //! **No answer goes astray.** A call is known by a number that is never used again. The memory is
 //! opened by the thread's number, and then the kernel is asked whether the call still waits: if so, the
 //! thread is alive and the number its own, so what was opened is its memory, whatever happens
@@ -27,6 +30,7 @@ mod caller;
 mod files;
 mod folders;
 mod identity;
+mod programs;
 mod records;
 mod rules;
 mod stat;
@@ -37,6 +41,7 @@ mod writers;
 use std::{
     collections::HashMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use caps::{CapSet, Capability};
@@ -50,7 +55,8 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use rules::{
-    FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, SYNCED_OPENS, UNAME, WRITTEN_OPENS,
+    FOLDERS, NAMES, OPENS, OPENS_IN_SINGLE, SINGLE, SINGLE_IS_KNOWN, STARTS, SYNCED_OPENS, UNAME,
+    WRITTEN_OPENS,
 };
 pub(crate) use uname::NO_DOMAIN;
 
@@ -68,6 +74,7 @@ use crate::{
     },
 };
 use caller::{Caller, Surroundings};
+use programs::Programs;
 use writers::Writers;
 
 /// How a program talks to the kernel. Emulated programs do as their emulator does.
@@ -138,6 +145,8 @@ pub(crate) fn wanted(plan: &Plan, tier: Tier) -> Wanted {
         sorted_folders: plan.sorted_folders && kernel_is_at_least(5, 6),
         single: tier == Tier::Single,
         writers: plan.writers.is_some(),
+        programs: plan.programs.is_some(),
+        allows_all: false,
     }
 }
 
@@ -181,6 +190,7 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     resource::setrlimit(resource::Resource::RLIMIT_NOFILE, most, most).doing("setting limits")?;
     let links = links_with_owners(start, links)?;
     let writers = start.plan.writers.as_ref().map(Writers::open).transpose()?;
+    let programs = start.plan.programs.as_ref().map(Programs::open).transpose()?;
     let (proc, own_descriptors) = Surroundings::open_proc().doing("opening /proc")?;
     let Some((Watch { calls: true }, descriptors)) = socket.receive()? else { return Ok(()) };
     let mut descriptors = descriptors.into_iter();
@@ -189,7 +199,9 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
     };
     // From here on nothing of the host has a path.
     setns(mounts, CloneFlags::CLONE_NEWNS).doing("joining the sandbox's mounts")?;
-    let surroundings = Surroundings::inside(proc, own_descriptors).doing("joining the sandbox's mounts")?;
+    let tree = start.on_host.as_ref().map(|on_host| on_host.folder.as_path());
+    let surroundings =
+        Surroundings::inside(proc, own_descriptors, tree).doing("joining the sandbox's mounts")?;
     reduce_capabilities()?;
     notify::wake_in_place(listener.as_fd());
     let wanted = wanted(&start.plan, start.tier);
@@ -203,11 +215,13 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
         records: records::Records::default(),
         folders: folders::Folders::new().doing("looking at /proc")?,
         writers,
+        programs,
     };
     serving.remember(&links)?;
     serving.serve(&socket, &control)?;
     // The records are asked for when pid 1 is gone.
-    let owners = OwnersElsewhere { owners: serving.records.remembered() };
+    let top = tree.unwrap_or(Path::new("/"));
+    let owners = OwnersElsewhere { owners: serving.records.remembered(top) };
     drop(serving);
     control.send(&owners, &[])?;
     let _ = control.receive::<()>();
@@ -219,6 +233,9 @@ fn run(start: &Start, links: Links, mut socket: Channel, mut control: Channel) -
 fn links_with_owners(start: &Start, stored: Links) -> Result<Links> {
     if start.tier != Tier::Single {
         return Ok(Vec::new());
+    }
+    if start.on_host.is_some() {
+        return Ok(stored);
     }
     let kept = start.folder.join(owners::FILE);
     if kept.exists() {
@@ -265,6 +282,7 @@ struct Serving<'a> {
     records: records::Records,
     folders: folders::Folders,
     writers: Option<Writers>,
+    programs: Option<Programs>,
 }
 
 impl Serving<'_> {
@@ -286,19 +304,32 @@ impl Serving<'_> {
     /// Answers calls until pid 1 is gone.
     fn serve(&mut self, socket: &Channel, control: &Channel) -> Result<()> {
         loop {
-            let mut events = [
-                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-                PollFd::new(socket.as_fd(), PollFlags::POLLIN),
-                PollFd::new(control.as_fd(), PollFlags::POLLIN),
-            ];
+            let (processes, programs): (Vec<i32>, Vec<_>) =
+                self.programs.iter().flat_map(Programs::processes).unzip();
+            let descriptors = [self.listener.as_fd(), socket.as_fd(), control.as_fd()];
+            let descriptors = descriptors.into_iter().chain(programs.into_iter().map(AsFd::as_fd));
+            let mut events: Vec<PollFd<'_>> =
+                descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
             match poll(&mut events, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 other => other.doing("waiting for system calls")?,
             };
-            let [call, end, asked] = events.map(|event| event.revents().unwrap_or(PollFlags::POLLHUP));
+            let found = |event: &PollFd<'_>| event.revents().unwrap_or(PollFlags::POLLHUP);
+            let (call, end, asked) = (found(&events[0]), found(&events[1]), found(&events[2]));
+            let ended: Vec<i32> = processes
+                .into_iter()
+                .zip(&events[3..])
+                .filter_map(|(process, event)| (!found(event).is_empty()).then_some(process))
+                .collect();
+            if let Some(programs) = &mut self.programs {
+                ended.into_iter().for_each(|process| programs.end(process));
+            }
             let over = PollFlags::POLLHUP | PollFlags::POLLERR;
             if !end.is_empty() || !asked.is_empty() || call.intersects(over) {
                 return Ok(());
+            }
+            if call.is_empty() {
+                continue;
             }
             let Some(notification) =
                 notify::receive(self.listener.as_fd()).doing("receiving a system call")?
@@ -329,6 +360,9 @@ impl Serving<'_> {
         let call = *self.calls.get(&(abi, notification.number)).ok_or(Errno::ENOSYS)?;
         let (start, listener) = (self.start, self.listener.as_fd());
         let caller = Caller { listener, notification, surroundings: &self.surroundings };
+        if let (Some(programs), Call::Execute(target)) = (&mut self.programs, call) {
+            programs.note(target, &caller);
+        }
         if let Some(writers) = &mut self.writers {
             writers.note(call, &caller);
         }
@@ -356,7 +390,8 @@ impl Serving<'_> {
             Call::Attribute(verb, target) => {
                 attributes::answer(verb, target, files.identities, files.records, &caller)
             }
-            Call::Execute(target) => files.execute(target, &caller),
+            Call::Execute(target) if self.wanted.single => files.execute(target, &caller),
+            Call::Execute(_) => Ok(Answer::GoOn),
             Call::Name(..) => Ok(Answer::GoOn),
         }
     }

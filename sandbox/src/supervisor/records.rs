@@ -107,8 +107,9 @@ impl Records {
         Ok(())
     }
 
-    /// Those that are not with the files themselves, by every path below the root that leads to them.
-    pub(super) fn remembered(&self) -> Vec<Remembered> {
+    /// Those that are not with the files themselves, by every path below the root (in `top`)
+    /// that leads to them.
+    pub(super) fn remembered(&self, top: &Path) -> Vec<Remembered> {
         let (mut remembered, mut several) = (Vec::new(), HashMap::new());
         for (key, (owner, file)) in self.elsewhere.iter().chain(&self.of_base) {
             let (Ok(stat), Ok(path)) = (fstat(file), readlink(own_name(file).as_c_str())) else { continue };
@@ -122,7 +123,7 @@ impl Records {
             }
         }
         if !several.is_empty() {
-            find(Path::new("/"), &several, &mut remembered);
+            find(top, &several, &mut remembered);
         }
         remembered
     }

@@ -42,6 +42,12 @@ pub(crate) const FOLDERS: &[Rule] = &[
 const GETDENTS: libc::c_long =
     if cfg!(any(target_arch = "powerpc64", target_arch = "s390x")) { 141 } else { x86_64(78) };
 
+/// Starts of programs, where the plan wants them noted.
+pub(crate) const STARTS: &[Rule] = &[
+    rule(libc::SYS_execve, 11, 11, Always, Ask(Call::Execute(Target::Path)), "noted"),
+    rule(libc::SYS_execveat, 358, 387, Always, Ask(Call::Execute(Target::At(4))), "the same"),
+];
+
 /// What it answers in tier single.
 pub(crate) const SINGLE: &[Rule] = &[
     status(STAT_AT, None, None, Target::At(3), 2, Layout::Native),

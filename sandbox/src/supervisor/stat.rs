@@ -35,6 +35,9 @@ pub(super) fn answer(stat: Stat, records: &mut Records, caller: &Caller<'_>) -> 
     let Ok(file) = stat.target.open(caller) else { return Ok(Answer::GoOn) };
     let status = fstat(&file)?;
     let Some(owner) = records.of(&file, &status) else { return Ok(Answer::GoOn) };
+    if !caller.surroundings.holds(&file)? {
+        return Ok(Answer::GoOn);
+    }
     let bytes = match stat.layout {
         Layout::Statx => {
             let flags = caller.int(2) & libc::AT_STATX_SYNC_TYPE;

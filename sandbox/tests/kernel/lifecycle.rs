@@ -39,6 +39,9 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
     if role == "sorted" {
         return crate::folders::say_what_is_enforced(arguments);
     }
+    if role == "check-out" {
+        return crate::moved::play(arguments);
+    }
     if matches!(role, "read-folder" | "empty") {
         return crate::on_disk::play(role, arguments);
     }

@@ -16,6 +16,7 @@ mod doctor;
 mod escape;
 mod folders;
 mod foreign;
+mod host;
 mod lifecycle;
 mod moved;
 mod on_disk;
@@ -44,6 +45,6 @@ fn main() -> ExitCode {
             escape::TESTS,
             lifecycle::TESTS,
         ],
-        &[doctor::TESTS, views::TESTS, foreign::TESTS, on_disk::TESTS, moved::TESTS],
+        &[doctor::TESTS, views::TESTS, foreign::TESTS, on_disk::TESTS, moved::TESTS, host::TESTS],
     )
 }

@@ -7,7 +7,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{Command as Host, ExitCode},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use sandbox::{
@@ -68,6 +71,10 @@ pub(crate) fn run(arguments: &[String], groups: &[&[Test]], once: &[&[Test]]) ->
         if !process_limit_holds() && needs.contains(&"process-limit") {
             continue;
         }
+        // What only root does is tested when root is.
+        if !is_root && needs.contains(&"root") {
+            continue;
+        }
         if let Some((what, why)) = missing.iter().find(|(what, _)| needs.contains(what)) {
             if must_run.split(',').any(|must| must == "all" || must == *what) {
                 println!("{who}: {name}: FAILED: it must run, but {why}");
@@ -112,6 +119,9 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
     } else if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         missing.push(("fuse", format!("/dev/fuse: {error}")));
     }
+    if let Some(why) = no_range() {
+        missing.push(("range", why));
+    }
     if !Path::new("/usr/bin/python3").exists() {
         missing.push(("python", "there is no python3 on this machine".to_owned()));
     }
@@ -130,6 +140,17 @@ fn what_is_missing() -> Vec<(&'static str, String)> {
         missing.push(("i386", "this kernel does not run i386 programs".to_owned()));
     }
     missing
+}
+
+/// Why this account has no tier full, if it has none.
+pub(crate) fn no_range() -> Option<String> {
+    static WHY: OnceLock<Option<String>> = OnceLock::new();
+    let try_it = || {
+        let plan = Plan { tier: Some(sandbox::Tier::Full), ..Tree::new().plan() };
+        let error = Session::start(&plan).err().filter(|error| error.step() == Some(sandbox::Step::Mapping));
+        error.map(|error| error.to_string())
+    };
+    WHY.get_or_init(try_it).clone()
 }
 
 fn again_as_user(arguments: &[String]) -> bool {

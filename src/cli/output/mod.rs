@@ -5,9 +5,11 @@
 
 mod progress;
 mod style;
+mod trace;
 
 use std::{
     io::{self, ErrorKind, IsTerminal, Write},
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,10 +23,11 @@ use crate::{
     Error, Result,
     artefacts::Accelerated,
     error::Kind,
-    report::{Event, FORMAT, Reporter},
+    report::{Event, FORMAT, Reporter, Span},
 };
 use progress::{Bars, Lines};
 use style::Style;
+use trace::Trace;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +70,8 @@ pub(super) struct Output {
     style: Style,
     /// Whether the reader of standard output has gone.
     stdout_closed: AtomicBool,
+    /// `--trace`.
+    trace: Option<Trace>,
 }
 
 /// One line of `--json`.
@@ -91,7 +96,19 @@ impl Output {
         // https://no-color.org: set, and not empty.
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let style = Style::new(terminal && !no_color);
-        Output { options, display, style, stdout_closed: AtomicBool::new(false) }
+        let stdout_closed = AtomicBool::new(false);
+        Output { options, display, style, stdout_closed, trace: None }
+    }
+
+    /// Gathers what takes how long, for [`Output::write_trace`].
+    pub(super) fn with_trace(mut self, path: Option<&Path>) -> Self {
+        self.trace = path.map(Trace::new);
+        self
+    }
+
+    /// Writes the timeline that was asked for.
+    pub(super) fn write_trace(&self) -> Result<()> {
+        self.trace.as_ref().map_or(Ok(()), Trace::write)
     }
 
     /// Shows a result. Fails only where standard output cannot be written for another reason than
@@ -232,6 +249,12 @@ impl Output {
 }
 
 impl Reporter for Output {
+    fn span(&self, span: Span) {
+        if let Some(trace) = &self.trace {
+            trace.add(span);
+        }
+    }
+
     fn event(&self, event: Event) {
         let progress = match &self.display {
             Display::Json => {
@@ -310,6 +333,7 @@ mod tests {
             display: Display::Lines(Mutex::default()),
             style: Style::new(false),
             stdout_closed: AtomicBool::new(false),
+            trace: None,
         }
     }
 

@@ -1,0 +1,198 @@
+//! Which programs stage 2 ran when, by the sandbox's log of them: for the timeline, and to say what the slowest
+//! packages ran.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use qemu::twins::TREE;
+use sandbox::{Plan, Program};
+
+use crate::{
+    Context, Result,
+    artefacts::SlowPackage,
+    report::{Reporter, Span, SpanKind},
+};
+
+/// How many packages are named.
+const SLOWEST: usize = 5;
+/// How many programs of each.
+const PROGRAMS: usize = 3;
+
+/// A package while it was worked at: its name, what was done, and from when to when by
+/// [`crate::report::clock`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Window {
+    pub(super) package: String,
+    pub(super) what: &'static str,
+    pub(super) begun: f64,
+    pub(super) ended: f64,
+}
+
+/// When what was worked at, and which commands were run for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Times {
+    pub(super) windows: Vec<Window>,
+    /// The sandbox does not note the program that a command begins with: what stage 2 called it, and when.
+    pub(super) commands: Vec<(String, f64, f64)>,
+}
+
+/// The log in a folder.
+pub(super) struct Log(PathBuf);
+
+impl Log {
+    /// Lets a sandbox write it to this folder.
+    pub(super) fn make(folder: &Path, plan: &mut Plan) -> Result<Log> {
+        let path = folder.join("programs.log");
+        File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        plan.programs = Some(sandbox::Programs { log: path.clone() });
+        Ok(Log(path))
+    }
+
+    /// Tells a reporter of packages and programs; gives the slowest packages. A log that cannot be read costs
+    /// what is told, and no more. `otherwise`: where programs run that have no twin, if not as they are.
+    pub(super) fn report(
+        &self,
+        image: &str,
+        times: &Times,
+        otherwise: &'static str,
+        reporter: &dyn Reporter,
+    ) -> Vec<SlowPackage> {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        let noted = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let command = |(heading, begun, ended): &(String, f64, f64)| Program {
+            path: heading.split(' ').next().unwrap_or_default().into(),
+            process: 0,
+            begun: *begun,
+            ended: *ended,
+        };
+        let programs: Vec<Program> = times.commands.iter().map(command).chain(noted).collect();
+        let windows = &times.windows;
+        let runs = runs(programs, otherwise);
+        let span = |kind, name: &str, about: &str, begun, ended| Span {
+            image: image.to_owned(),
+            kind,
+            name: name.to_owned(),
+            about: about.to_owned(),
+            begun,
+            ended,
+        };
+        for Window { package, what, begun, ended } in windows {
+            reporter.span(span(SpanKind::Package, package, what, *begun, *ended));
+        }
+        for run in &runs {
+            reporter.span(span(SpanKind::Program, &run.path, run.how, run.begun, run.ended));
+        }
+        slowest(windows, &runs)
+    }
+}
+
+/// A program that ran.
+#[derive(Clone, Debug, PartialEq)]
+struct Run {
+    path: String,
+    /// Where it ran, if not as it is.
+    how: &'static str,
+    begun: f64,
+    ended: f64,
+    /// Seconds in which no program ran that was started meanwhile and ended before it.
+    own: f64,
+}
+
+/// Programs in the order of their starts. A foreign program is started twice in one process: as itself, and
+/// then in the form of its twin, or of the emulator, which the kernel starts as the interpreter of the first.
+fn runs(mut programs: Vec<Program>, otherwise: &'static str) -> Vec<Run> {
+    let is_twin = |program: &Program| program.path.starts_with(TREE.as_bytes());
+    programs.sort_by(|a, b| {
+        let by_time = a.begun.total_cmp(&b.begun);
+        by_time.then(is_twin(a).cmp(&is_twin(b))).then(b.ended.total_cmp(&a.ended))
+    });
+    let mut runs: Vec<Run> = Vec::with_capacity(programs.len());
+    let mut last: HashMap<u32, usize> = HashMap::new();
+    for program in programs {
+        if is_twin(&program)
+            && let Some(&first) = last.get(&program.process)
+        {
+            runs[first].how = "natively, by its twin";
+            runs[first].ended = program.ended;
+            continue;
+        }
+        last.insert(program.process, runs.len());
+        let path = String::from_utf8_lossy(&program.path).into_owned();
+        runs.push(Run { path, how: otherwise, begun: program.begun, ended: program.ended, own: 0.0 });
+    }
+    let mut open: Vec<usize> = Vec::new();
+    for index in 0..runs.len() {
+        let (begun, ended) = (runs[index].begun, runs[index].ended);
+        runs[index].own = ended - begun;
+        open.retain(|&holder| runs[holder].ended > begun);
+        if let Some(&holder) = open.iter().rev().find(|&&holder| runs[holder].ended >= ended) {
+            runs[holder].own = (runs[holder].own - (ended - begun)).max(0.0);
+        }
+        open.push(index);
+    }
+    runs
+}
+
+/// The packages that took longest, with the programs that took most of that.
+fn slowest(windows: &[Window], runs: &[Run]) -> Vec<SlowPackage> {
+    let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
+    for window in windows {
+        *seconds.entry(&window.package).or_default() += window.ended - window.begun;
+    }
+    let mut packages: Vec<(&str, f64)> = seconds.into_iter().collect();
+    packages.sort_by(|a, b| b.1.total_cmp(&a.1));
+    packages.truncate(SLOWEST);
+    let describe = |(package, seconds): (&str, f64)| {
+        let mut ran: BTreeMap<&str, f64> = BTreeMap::new();
+        for window in windows.iter().filter(|window| window.package == package) {
+            let within = |run: &&Run| window.begun <= run.begun && run.begun < window.ended;
+            for run in runs.iter().filter(within) {
+                let name = run.path.rsplit('/').next().unwrap_or(&run.path);
+                *ran.entry(name).or_default() += run.own;
+            }
+        }
+        let mut ran: Vec<(String, f64)> =
+            ran.into_iter().map(|(name, seconds)| (name.to_owned(), seconds)).collect();
+        ran.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ran.truncate(PROGRAMS);
+        SlowPackage { package: package.to_owned(), seconds, ran }
+    };
+    packages.into_iter().map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(process: u32, path: &str, begun: f64, ended: f64) -> Program {
+        Program { path: path.into(), process, begun, ended }
+    }
+
+    #[test]
+    fn what_a_package_ran_is_told_without_what_waited_for_it() {
+        let programs = vec![
+            program(2, "/usr/bin/mandb", 1.5, 3.5),
+            program(1, "/var/lib/dpkg/info/man-db.postinst", 1.0, 4.0),
+            program(3, "/usr/bin/true", 5.0, 5.1),
+            program(4, "/bin/sh", 6.0, 6.0),
+            program(4, "/.treestrap/twins/usr/bin/dash", 6.0, 6.5),
+        ];
+        let window = |package: &str, begun, ended| Window { package: package.into(), what: "", begun, ended };
+        let windows = [window("man-db", 0.9, 4.1), window("small", 4.9, 5.2), window("small", 5.9, 6.6)];
+        let runs = runs(programs, "in qemu");
+        assert_eq!(runs.len(), 4, "a twin is the program in whose place it runs: {runs:?}");
+        assert_eq!((runs[3].how, runs[3].ended), ("natively, by its twin", 6.5));
+        let told = slowest(&windows, &runs);
+        let names = |slow: &SlowPackage| slow.ran.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(told.len(), 2);
+        assert_eq!(
+            (told[0].package.as_str(), names(&told[0])),
+            ("man-db", vec!["mandb".into(), "man-db.postinst".into()])
+        );
+        assert!((told[0].seconds - 3.2).abs() < 1e-9 && (told[0].ran[1].1 - 1.0).abs() < 1e-9);
+        assert_eq!(names(&told[1]), ["sh", "true"]);
+    }
+}

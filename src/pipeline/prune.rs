@@ -1,0 +1,169 @@
+//! `prune`: removes from a repository what none of its images needs any more.
+//!
+//! | what | stays |
+//! |---|---|
+//! | images | those of the manifest; others too, imported ones among them, unless they are not wanted; not what earlier locks gave |
+//! | debs | those that a lock of the manifest names, and those of images that stay |
+//! | qemu-user, native programs | those that a lock of tools pins, or with which an image that stays was made |
+//! | other refs than treestrap's | all |
+//! | caches beside the objects | those of what stays |
+//!
+//! Everything that goes can be had again by `build`, as long as the archive has the debs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use super::{Session, listings, locks, tools};
+use crate::{
+    Context, Result,
+    artefacts::{Image, Lockfile},
+    commit,
+    digest::Sha256,
+    store::{
+        Pruned, Store,
+        records::{MEMORY, pool_reference},
+    },
+    twins,
+};
+
+/// What `prune` removes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Refs, sorted.
+    pub references: Vec<String>,
+    /// Objects and bytes.
+    pub objects: Pruned,
+}
+
+/// Removes what is not needed; says what it was. `images`: those of the manifest. `only_these`: whether
+/// other images go. `dry_run`: nothing is removed.
+pub fn prune(session: &Session<'_>, images: &[Image], only_these: bool, dry_run: bool) -> Result<Removed> {
+    let store = Store::open(&session.repo)?;
+    // Also for a dry run: what a running build has made may have no ref yet.
+    store.use_alone()?;
+    let all: BTreeMap<String, Sha256> = store.references("")?.into_iter().collect();
+    let kept = Kept::of(session, &store, images, only_these, &all)?;
+    let references: Vec<String> = all.keys().filter(|name| !kept.keeps(name)).cloned().collect();
+    if dry_run {
+        let commits = all.iter().filter(|(name, _)| kept.keeps(name)).map(|(_, commit)| *commit).collect();
+        return Ok(Removed { references, objects: store.unreachable(&commits)? });
+    }
+    if let Err(error) = sandbox::sweep(&session.work()) {
+        session.reporter.warn("", format!("what a killed run left could not be removed: {error}"));
+    }
+    store.remove_references(&references)?;
+    let objects = store.prune()?;
+    listings::remove_orphans(session, |commit| store.has_commit(commit))?;
+    twins::Inventories::new(&store)
+        .remove_orphans(|deb| Ok(store.resolve(&pool_reference(deb))?.is_some()))?;
+    remove_failed(session, &kept)?;
+    Ok(Removed { references, objects })
+}
+
+/// The refs that stay.
+struct Kept {
+    references: BTreeSet<String>,
+    /// The images whose refs stay; none: all.
+    images: Option<BTreeSet<String>>,
+}
+
+impl Kept {
+    fn of(
+        session: &Session<'_>,
+        store: &Store,
+        images: &[Image],
+        only_these: bool,
+        all: &BTreeMap<String, Sha256>,
+    ) -> Result<Kept> {
+        let names = images.iter().map(|image| image.request.image.clone()).collect();
+        let mut kept = Kept { references: BTreeSet::new(), images: only_these.then_some(names) };
+        for image in images {
+            if let Some(lockfile) = locks::read_if_there(&image.lock)? {
+                kept.keep_debs(&lockfile);
+            }
+            if let Some((lockfile, emulator)) = tools::locked(session, image)? {
+                kept.keep_debs(&lockfile);
+                kept.references.extend(emulator);
+            }
+        }
+        kept.keep_made_with(store, all)?;
+        Ok(kept)
+    }
+
+    fn keep_debs(&mut self, lockfile: &Lockfile) {
+        self.references.extend(lockfile.packages.iter().map(|package| pool_reference(package.sha256)));
+    }
+
+    /// What the images that stay were made of and with. A commit does not name its debs: they are found by
+    /// name, version and architecture.
+    fn keep_made_with(&mut self, store: &Store, all: &BTreeMap<String, Sha256>) -> Result<()> {
+        let mut packages = BTreeSet::new();
+        let mut made_with = BTreeSet::new();
+        for (name, &commit) in all.iter().filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name)) {
+            let listed = store.list_packages(commit).with_context(|| name.clone())?;
+            packages.extend(
+                listed.into_iter().map(|package| (package.name, package.version, package.architecture)),
+            );
+            made_with.extend(commit::accelerated(store, commit)?.map(|accelerated| accelerated.twins));
+        }
+        let images: BTreeSet<Sha256> = all
+            .iter()
+            .filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name))
+            .map(|(_, &commit)| commit)
+            .collect();
+        for (name, &commit) in all {
+            let is_needed = if name.starts_with(MEMORY) {
+                images.contains(&commit)
+            } else if name.starts_with(POOL) {
+                let record = store.package_record(commit)?;
+                record.is_some_and(|record| {
+                    packages.contains(&(record.name, record.version, record.architecture))
+                })
+            } else {
+                name.starts_with(twins::REFERENCES) && made_with.contains(&commit)
+            };
+            if is_needed {
+                self.references.insert(name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn keeps(&self, name: &str) -> bool {
+        if !name.starts_with(OURS) || self.references.contains(name) {
+            return true;
+        }
+        if name.starts_with(IMPORTED) {
+            return self.images.is_none();
+        }
+        let Some(rest) = name.strip_prefix(IMAGES) else { return false };
+        let image = rest.rsplit_once('/').map_or(rest, |(image, _)| image);
+        // What `verify` left belongs to its image.
+        let image = image.strip_suffix("/again").unwrap_or(image);
+        self.images.as_ref().is_none_or(|images| images.contains(image))
+    }
+}
+
+/// The refs that treestrap writes, and those of images and of debs among them.
+const OURS: &str = "deb/";
+const IMAGES: &str = "deb/images/";
+const POOL: &str = "deb/pool/";
+/// Images that other systems made: they are of no manifest.
+const IMPORTED: &str = "deb/imported/";
+
+/// Removes what failed runs of images left that do not stay.
+fn remove_failed(session: &Session<'_>, kept: &Kept) -> Result<()> {
+    let Some(images) = &kept.images else { return Ok(()) };
+    let folder = session.kept("");
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_kept = |path: &Path| images.iter().any(|image| session.kept(image) == path);
+        if path.is_dir() && !is_kept(&path) {
+            crate::configure::forget_kept(&path)?;
+        }
+    }
+    Ok(())
+}
