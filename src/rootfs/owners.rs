@@ -224,3 +224,130 @@ fn fakeroot(tree: &Tree, folder: &Path, mut file: File) -> Result<HashMap<Vec<u8
     }
     Ok(given)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use sandbox::{Change, Entry, Metadata};
+
+    use super::*;
+
+    /// Files and folders of root's, by path and mode, on a folder that is the user's.
+    fn tree(entries: &[(&str, u32)]) -> Tree {
+        let mut tree = Tree::default();
+        for (number, (path, mode)) in (1..).zip(entries) {
+            let metadata = Metadata { uid: 0, gid: 0, mode: *mode, xattrs: Vec::new(), modified: (0, 0) };
+            let now = match mode & 0o170_000 {
+                0o040_000 => Entry::Folder { metadata, opaque: false },
+                _ => Entry::File { metadata, size: 0, hard_link: Some(number) },
+            };
+            tree.add(Change { path: path.as_bytes().to_vec(), now });
+        }
+        tree
+    }
+
+    fn given(uid: u32, gid: u32, mode: u32, device: Option<(u32, u32)>) -> Given {
+        Given { uid, gid, mode, device }
+    }
+
+    #[test]
+    fn a_tar_says_owners_of_every_name() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, kind: tar::EntryType, link: &str, (uid, gid, mode): (u64, u64, u32)| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            (header.set_uid(uid), header.set_gid(gid), header.set_mode(mode));
+            if kind == tar::EntryType::Char {
+                header.set_device_major(1).and_then(|()| header.set_device_minor(3)).expect("numbers fit");
+            }
+            match kind {
+                tar::EntryType::Link => builder.append_link(&mut header, path, link),
+                _ => builder.append_data(&mut header, path, &[][..]),
+            }
+            .expect("added");
+        };
+        add("./etc/", tar::EntryType::Directory, "", (0, 42, 0o2755));
+        add("./etc/one", tar::EntryType::Regular, "", (33, 8, 0o4640));
+        add("etc//two", tar::EntryType::Link, "./etc/one", (0, 0, 0o644));
+        add("dev/null", tar::EntryType::Char, "", (0, 0, 0o666));
+        let plain = builder.into_inner().expect("a tar");
+        let packed = zstd::encode_all(plain.as_slice(), 1).expect("packed");
+        let expected = HashMap::from([
+            (b"etc".to_vec(), given(0, 42, 0o2755, None)),
+            (b"etc/one".to_vec(), given(33, 8, 0o4640, None)),
+            (b"etc/two".to_vec(), given(33, 8, 0o4640, None)),
+            (b"dev/null".to_vec(), given(0, 0, 0o020_666, Some((1, 3)))),
+        ]);
+        for bytes in [plain, packed] {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(&bytes).and_then(|()| file.rewind()).expect("written");
+            assert_eq!(archive(file).expect("read"), expected);
+        }
+    }
+
+    #[test]
+    fn fakeroot_says_owners_by_inode() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("x"), "").expect("written");
+        let status = std::fs::metadata(folder.path().join("x")).expect("a file");
+        let tree = tree(&[("x", 0o100_644)]);
+        let read = |text: String| {
+            let path = folder.path().join("saved");
+            std::fs::write(&path, text).expect("written");
+            fakeroot(&tree, folder.path(), File::open(path).expect("opened"))
+        };
+        let line = |mode: &str, rdev: u64| {
+            let (device, inode) = (status.dev(), status.ino());
+            format!("dev={device:x},ino={inode},mode={mode},uid=33,gid=8,nlink=1,rdev={rdev}\n")
+        };
+        let other = "dev=1,ino=2,mode=100600,uid=1,gid=1,nlink=1,rdev=0\n";
+        for (mode, rdev, device) in [("104755", 0, None), ("20666", 259, Some((1, 3)))] {
+            let found = read(other.to_owned() + &line(mode, rdev)).expect("read");
+            let mode = u32::from_str_radix(mode, 8).expect("octal");
+            assert_eq!(found, HashMap::from([(b"x".to_vec(), given(33, 8, mode, device))]));
+        }
+        let error = read(other.to_owned() + "dev=1,ino=2\n").expect_err("no mode");
+        assert!(error.to_string().contains("line 2 has no mode="), "{error}");
+    }
+
+    #[test]
+    fn lost_groups_are_named_unless_it_is_known_whose_files_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        if std::fs::metadata(folder.path()).expect("a folder").uid() == 0 {
+            std::os::unix::fs::chown(folder.path(), Some(1000), None).expect("root may");
+        }
+        let mut tree = tree(&[
+            ("bin/chage", 0o102_755),
+            ("bin/su", 0o104_755),
+            ("mail", 0o042_775),
+            ("spool/a", 0o042_755),
+            ("spool/b", 0o042_755),
+        ]);
+        let said = unknown(&tree, folder.path()).expect("some are lost");
+        assert!(said.contains("groups: /bin/chage, /mail, /spool/a and 1 more ("), "{said}");
+        let node = tree.0.get_mut(&b"bin/su"[..]).expect("there");
+        node.metadata.uid = 33;
+        assert_eq!(unknown(&tree, folder.path()), None, "owners are on the disk");
+    }
+
+    #[test]
+    fn files_with_names_elsewhere_are_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str| folder.path().join(name);
+        std::fs::create_dir(place("root")).expect("made");
+        let mut tree = tree(&[("own", 0o100_644), ("shared", 0o100_644), ("unchanged", 0o100_644)]);
+        for (name, other) in [("own", "root/second"), ("shared", "outside"), ("unchanged", "outside-too")] {
+            std::fs::write(place("root").join(name), "").expect("written");
+            std::fs::hard_link(place("root").join(name), place(other)).expect("linked");
+        }
+        let mut second = tree.0[&b"own"[..]].clone();
+        second.is_given = true;
+        tree.0.insert(b"second".to_vec(), second);
+        for name in [&b"own"[..], b"shared"] {
+            tree.0.get_mut(name).expect("there").is_given = true;
+        }
+        assert_eq!(shared(&tree, &place("root")), [[b"shared".to_vec()]]);
+    }
+}
