@@ -209,7 +209,8 @@ pub struct Programs {
     pub log: PathBuf,
 }
 
-/// A program that ran.
+/// A program that ran; but for those with which the caller's own commands begin, which are started before anybody
+/// may look into their processes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// The path by which it was started; of a script, the script's.

@@ -154,6 +154,7 @@ impl Arguments {
             Verb::Configure(arguments) => arguments.stage_two.trace(),
             Verb::Run(arguments) => arguments.stage_two.trace(),
             Verb::Verify(arguments) => arguments.stage_two.trace(),
+            Verb::Multistrap(arguments) => arguments.stage_two.trace(),
             _ => None,
         }
     }

@@ -55,7 +55,10 @@ pub fn configure_in_place(
             // Also of one that was stopped: the signal has done its work.
             move_changes(session, inputs, folder, reporter, &AtomicBool::new(false))
                 .context("moving into the folder what was done so far")?;
-            return Err(error.hint(""));
+            return Err(error.hint(
+                "the folder has what was done until then: mend it there (var/lib/dpkg/info has the scripts), and run \
+                 the same command again",
+            ));
         }
         Err(error) => return Err(error.hint(inputs.look.as_str())),
     };
@@ -91,7 +94,9 @@ fn move_changes(
     })?;
     sieve.report(reporter);
     let moved = session.move_into(folder.path, &edits);
-    let moved = moved.with_context(|| format!("moving what was changed into {}", folder.path.display()))?;
+    let moved = moved
+        .with_context(|| format!("moving what was changed into {}", folder.path.display()))
+        .map_err(|error| error.hint("mend that, and run the same command again: it goes on with the move"))?;
     session.close().context("closing the sandbox")?;
     Ok(moved)
 }

@@ -37,7 +37,7 @@ pub use in_place::{Folder, InPlace, configure_in_place};
 pub use requirements::{AccelerationWish, Requirements};
 pub use trial::Trial;
 
-use programs::{Log, Window};
+use programs::{Log, Times, Window};
 
 use crate::{
     Context, Error, Result,
@@ -151,10 +151,11 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     reporter.detail(image, format!("sandbox up in {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
     inputs.requirements.check(session.enforced(), image, reporter)?;
     let (session, result) = run_scripts(session, plan, inputs, reporter, stop)?;
-    let windows = result.as_deref().unwrap_or_default();
+    let none = Times::default();
+    let times = result.as_ref().unwrap_or(&none);
     let otherwise = if inputs.emulator.is_some() { "in qemu" } else { "" };
-    let slowest = log.report(image, windows, otherwise, reporter);
-    Ok(Ran { session, result: result.map(|windows| seconds(&windows)), slowest })
+    let slowest = log.report(image, times, otherwise, reporter);
+    Ok(Ran { session, result: result.map(|times| seconds(&times.windows)), slowest })
 }
 
 /// How long each package took in all.
@@ -188,7 +189,7 @@ fn run_scripts(
     inputs: &Inputs<'_>,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
-) -> Result<(Session, Result<Vec<Window>>)> {
+) -> Result<(Session, Result<Times>)> {
     let image = inputs.composed.image.as_str();
     let mut scripts = run::Scripts::new(inputs, &mut session, reporter, stop)?;
     let Err(mut error) = scripts.run() else {

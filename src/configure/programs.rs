@@ -31,6 +31,14 @@ pub(super) struct Window {
     pub(super) ended: f64,
 }
 
+/// When what was worked at, and which commands were run for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Times {
+    pub(super) windows: Vec<Window>,
+    /// The sandbox does not note the program that a command begins with: what stage 2 called it, and when.
+    pub(super) commands: Vec<(String, f64, f64)>,
+}
+
 /// The log in a folder.
 pub(super) struct Log(PathBuf);
 
@@ -48,13 +56,20 @@ impl Log {
     pub(super) fn report(
         &self,
         image: &str,
-        windows: &[Window],
+        times: &Times,
         otherwise: &'static str,
         reporter: &dyn Reporter,
     ) -> Vec<SlowPackage> {
         let text = fs::read_to_string(&self.0).unwrap_or_default();
-        let programs: Vec<Program> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let noted = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let command = |(heading, begun, ended): &(String, f64, f64)| Program {
+            path: heading.split(' ').next().unwrap_or_default().into(),
+            process: 0,
+            begun: *begun,
+            ended: *ended,
+        };
+        let programs: Vec<Program> = times.commands.iter().map(command).chain(noted).collect();
+        let windows = &times.windows;
         let runs = runs(programs, otherwise);
         let span = |kind, name: &str, about: &str, begun, ended| Span {
             image: image.to_owned(),

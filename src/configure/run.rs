@@ -20,7 +20,7 @@ use super::{
     identity,
     journal::Journal,
     order::{self, Step},
-    programs::Window,
+    programs::{Times, Window},
     status_fd::{self, Line},
 };
 use crate::{
@@ -92,7 +92,7 @@ pub(super) struct Progress {
 #[derive(Default)]
 struct Seconds {
     current: Option<(String, &'static str, f64)>,
-    spent: Vec<Window>,
+    times: Times,
     installed: BTreeSet<String>,
 }
 
@@ -104,7 +104,7 @@ impl Seconds {
 
     fn end(&mut self) {
         let Some((package, what, begun)) = self.current.take() else { return };
-        self.spent.push(Window { package, what, begun, ended: clock() });
+        self.times.windows.push(Window { package, what, begun, ended: clock() });
     }
 }
 
@@ -232,9 +232,9 @@ impl<'a> Scripts<'a> {
     }
 
     /// When each package was worked at.
-    pub(super) fn finish(mut self) -> Result<Vec<Window>> {
+    pub(super) fn finish(mut self) -> Result<Times> {
         self.journal.flush()?;
-        Ok(self.seconds.spent)
+        Ok(self.seconds.times)
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -461,6 +461,7 @@ impl<'a> Scripts<'a> {
         let (said, command) = listen(command, stdin, true)?;
         let mut failures = Vec::new();
         let (finished, is_over) = channel();
+        let begun = clock();
         let watch = Watch::default();
         let (watched, is_watched) = channel();
         let status = std::thread::scope(|scope| {
@@ -491,6 +492,7 @@ impl<'a> Scripts<'a> {
             Ok::<_, Error>((status.with_context(|| heading.to_owned())?, followed?))
         });
         self.hung = watch.hung.load(Ordering::Relaxed);
+        self.seconds.times.commands.push((heading.to_owned(), begun, clock()));
         Ok((status?.0, failures))
     }
 

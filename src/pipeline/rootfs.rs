@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use sandbox::Missing;
 
 use super::{Session, StageTwo, acceleration, replace_file, stage_two::preseed_text, tools};
@@ -81,6 +81,7 @@ pub(super) fn finish_folder(
         .with_context(|| format!("finding the folder {}", target.folder.display()))?;
     let name = name(&folder);
     let _lock = lock(&folder)?;
+    check_writable(&folder)?;
     let work = Work::of(session, &folder)?;
     work.sweep(session, &name);
     let result = finish_and_write(session, target, options, &folder, &name, &work);
@@ -173,8 +174,8 @@ fn finish(
         let folder =
             Folder { path: &rootfs.folder, edits: rootfs.edits(), even_if_failed: target.in_place_now };
         let finished = configure::configure_in_place(&inputs, folder, session.reporter, session.stop)?;
-        let summary =
-            super::stage_two::summary(rootfs.unfinished(), &finished.slowest, finished.accelerated.as_ref());
+        let count = if finished.packages.is_empty() { rootfs.unfinished() } else { finished.packages.len() };
+        let summary = super::stage_two::summary(count, &finished.slowest, finished.accelerated.as_ref());
         Ok((finished, summary))
     });
     for (what, result) in [
@@ -348,6 +349,18 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
+/// What would be found when all else is done.
+fn check_writable(folder: &Path) -> Result<()> {
+    let status = statvfs(folder).map_err(std::io::Error::from);
+    let status = status.with_context(|| format!("looking at {}", folder.display()))?;
+    match status.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        false => Ok(()),
+        true => Err(Error::input(format!("{} is mounted read-only", folder.display())).hint(
+            "mount -o remount,rw it, or finish a copy (cp -a), with --owners TAR if its owners matter",
+        )),
+    }
+}
+
 /// So that nobody else finishes the folder at the same time.
 fn lock(folder: &Path) -> Result<fs::File> {
     let opened = fs::File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
@@ -394,10 +407,13 @@ impl Work {
     ) -> Result<HashMap<Vec<u8>, Override>> {
         let mut overrides = HashMap::new();
         for unfinished in sandbox::unfinished_moves(&self.folder)? {
-            if unfinished.target == folder {
-                session
-                    .reporter
-                    .note(name, "an earlier run was killed while it changed the folder: going on");
+            if unfinished.target == folder && unfinished.is_gone {
+                let message = "an earlier run ended while it changed a folder of this name, which is gone: \
+                               what it had is removed";
+                session.reporter.note(name, message);
+                sandbox::remove_kept(&unfinished.folder)?;
+            } else if unfinished.target == folder {
+                session.reporter.note(name, "an earlier run ended while it changed the folder: going on");
                 let mut finished = sandbox::finish_move(&unfinished.folder)?;
                 let moved = std::mem::take(&mut finished.moved.not_on_disk);
                 overrides.extend(owners_not_on_disk(session, name, moved));

@@ -202,9 +202,13 @@ pub(super) fn summary(packages: usize, slowest: &[SlowPackage], accelerated: Opt
     };
     let slowest: Vec<String> = slowest.iter().map(describe).collect();
     let ran = accelerated.map_or(String::new(), |ran| {
-        format!("{} programs run natively and {} in qemu; ", ran.native, ran.emulated)
+        format!("; {} programs run natively and {} in qemu", ran.native, ran.emulated)
     });
-    format!("{} packages; {ran}slowest: {}", packages, slowest.join(", "))
+    let slowest = match slowest.is_empty() {
+        true => String::new(),
+        false => format!("; slowest: {}", slowest.join(", ")),
+    };
+    format!("{packages} packages{ran}{slowest}")
 }
 
 /// Lists a commit for a sandbox, after what killed runs left is removed.

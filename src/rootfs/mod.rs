@@ -69,6 +69,8 @@ pub struct Rootfs {
     steps: Vec<Rearrange>,
     tree: Tree,
     read: sandbox::FolderRead,
+    /// Whether a file says the owners.
+    has_owners: bool,
 }
 
 /// The second stage that `debootstrap --foreign` leaves.
@@ -161,6 +163,7 @@ pub fn read(folder: &Path, options: &Options) -> Result<Rootfs> {
         steps,
         tree,
         read,
+        has_owners: options.owners.is_some(),
     })
 }
 
@@ -201,10 +204,12 @@ impl Rootfs {
 
     /// What is to be said of owners that nothing tells.
     pub fn unknown_owners(&self) -> Option<String> {
-        if self.is_finished() || self.read.recorded {
+        // debootstrap's second stage unpacks everything once more.
+        let is_said = self.has_owners || self.read.recorded || self.begin == Begin::SecondStage;
+        if is_said || self.is_finished() {
             return None;
         }
-        owners::unknown(&self.tree)
+        owners::unknown(&self.tree, &self.folder)
     }
 
     /// Devices that a file of owners has, and the folder has not: path, mode, numbers.

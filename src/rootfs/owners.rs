@@ -85,20 +85,27 @@ fn apply_ostree(tree: &mut Tree) {
     }
 }
 
-/// What is to be said where nothing tells whose the files are: all are the same user's, and no package would
-/// give root's group the bit that makes a program run as its file's group.
-pub(super) fn unknown(tree: &Tree) -> Option<String> {
-    let is_roots = |node: &Node| (node.metadata.uid, node.metadata.gid) == (0, 0);
-    if !tree.0.values().all(|node| is_roots(node) && !node.is_given) {
+/// What is to be said where nothing tells whose a user's files are: of those that make a program or a new
+/// file another group's, the group is lost. Root's own group is none that packages mean.
+pub(super) fn unknown(tree: &Tree, folder: &Path) -> Option<String> {
+    const NAMED: usize = 3;
+    let is_roots = |node: &&Node| (node.metadata.uid, node.metadata.gid) == (0, 0);
+    let is_users = std::fs::metadata(folder).is_ok_and(|status| status.uid() != 0);
+    if !is_users || !tree.0.values().filter(|node| !node.is_given).all(|node| is_roots(&node)) {
         return None;
     }
-    let is_lost = |node: &Node| node.metadata.mode & 0o2000 != 0;
-    let lost: Vec<_> = tree.0.iter().filter(|(_, node)| is_lost(node)).map(|(path, _)| path).collect();
-    let (first, count) = (lost.first()?, lost.len());
-    let first = String::from_utf8_lossy(first);
+    let is_lost = |node: &Node| node.metadata.gid == 0 && node.metadata.mode & 0o2000 != 0;
+    let lost = tree.0.iter().filter(|(_, node)| is_lost(node));
+    let lost: Vec<_> = lost.map(|(path, _)| format!("/{}", String::from_utf8_lossy(path))).collect();
+    let more = match lost.len() {
+        0 => return None,
+        count if count > NAMED => format!(" and {} more", count - NAMED),
+        _ => String::new(),
+    };
+    let named = lost.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     Some(format!(
-        "nothing says whose its files are, so all are root's: the groups of {count} that are set-group-id, \
-         /{first} to begin with, are lost (--owners FILE says them)"
+        "nothing says whose the files are that the user has, so they are root's; set-group-id, and without their \
+         groups: {named}{more} (--owners FILE says them)"
     ))
 }
 

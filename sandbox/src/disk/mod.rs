@@ -215,6 +215,8 @@ pub(crate) const NO_RECORD: &str = "only files and folders can carry a record";
 pub struct UnfinishedMove {
     /// Where the changes belong.
     pub target: PathBuf,
+    /// Whether that folder is gone, though another one may have its name.
+    pub is_gone: bool,
     /// The session's folder: for [`finish_move`]; or, if what is left to move is not wanted,
     /// [`remove_kept`](crate::remove_kept).
     pub folder: PathBuf,
@@ -231,7 +233,8 @@ pub fn unfinished_moves(work: &Path) -> Result<Vec<UnfinishedMove>> {
             && let Some(_lock) = WorkFolder::lock_to_finish(&folder)?
             && let Some(order) = Order::read(&folder)?
         {
-            unfinished.push(UnfinishedMove { target: order.target, folder });
+            let is_gone = !order.is_for(&order.target)?;
+            unfinished.push(UnfinishedMove { target: order.target, is_gone, folder });
         }
     }
     unfinished.sort_by(|one, other| one.folder.cmp(&other.folder));

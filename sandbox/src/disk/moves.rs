@@ -21,6 +21,7 @@ use std::{
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use nix::{
@@ -74,8 +75,10 @@ pub(crate) struct Order {
     format: u32,
     #[serde(with = "crate::bytes")]
     pub(crate) target: PathBuf,
-    /// The target's inode number: the name may be another folder's by the time.
+    /// The target's inode number, and when it was made, where the file system notes that: the name, and
+    /// the number, may be another folder's by the time.
     inode: u64,
+    created: Option<Duration>,
     pub(crate) tier: Tier,
     first_id: FirstIds,
     #[serde(with = "crate::bytes")]
@@ -91,11 +94,12 @@ pub(crate) struct Order {
 
 impl Order {
     pub(crate) fn new(target: &Path, tier: Tier, edits: &Edits) -> Result<Self> {
-        let inode = fs::metadata(target).doing_to("looking at", target)?.ino();
+        let status = fs::metadata(target).doing_to("looking at", target)?;
         Ok(Order {
             format: FORMAT,
             target: target.to_owned(),
-            inode,
+            inode: status.ino(),
+            created: created(&status),
             tier,
             first_id: edits.first_id,
             leave: edits.leave.clone(),
@@ -120,6 +124,17 @@ impl Order {
         if order.format == FORMAT { Ok(Some(order)) } else { Err(damaged(&"another format")) }
     }
 
+    /// Whether a folder is the one that changes were to be moved to.
+    pub(crate) fn is_for(&self, folder: &Path) -> Result<bool> {
+        match fs::metadata(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            status => {
+                let status = status.doing_to("looking at", folder)?;
+                Ok((status.ino(), created(&status)) == (self.inode, self.created))
+            }
+        }
+    }
+
     /// Writes it down: from here on the move can be ended by whoever finds it.
     fn write(&self, folder: &Path) -> Result<()> {
         let (new, path) = (folder.join("move.new"), folder.join(ORDER));
@@ -129,6 +144,11 @@ impl Order {
         fs::rename(&new, &path).doing_to("writing", &path)?;
         sync_folder(folder)
     }
+}
+
+/// When a file was made: statx(2), Linux 4.11.
+fn created(status: &fs::Metadata) -> Option<Duration> {
+    status.created().ok()?.duration_since(UNIX_EPOCH).ok()
 }
 
 /// Begins and ends a move, when nothing runs any more and the owners elsewhere are written down.
@@ -161,8 +181,7 @@ fn check(folder: &Path, order: &Order) -> Result<()> {
 /// Does all that an order says, and waits until it is on the disk.
 pub(crate) fn go_on(folder: &Path, order: &Order, step: &mut dyn FnMut() -> Result<()>) -> Result<Moved> {
     let target = &order.target;
-    let inode = fs::metadata(target).doing_to("looking at", target)?.ino();
-    if inode != order.inode {
+    if !order.is_for(target)? {
         return Err(Error::folder(format_args!(
             "{} is not the folder any more that changes were being moved to",
             target.display()
@@ -595,8 +614,13 @@ mod tests {
         assert_eq!(see(target.path()), before);
         assert!(!folder.path().join(ORDER).exists());
         order.replace.pop();
+        assert!(order.is_for(target.path()).expect("seen"));
+        let made = order.created.replace(Duration::ZERO);
+        assert!(!order.is_for(target.path()).expect("seen"), "another one with the same number");
+        order.created = made;
         order.inode += 1;
         order.write(folder.path()).expect("written");
+        assert!(!order.is_for(target.path()).expect("seen"));
         let error = go_on(folder.path(), &order, &mut || Ok(())).expect_err("another folder");
         assert_eq!(error.kind(), crate::Kind::Folder);
         assert_eq!(see(target.path()), before);

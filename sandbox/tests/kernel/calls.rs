@@ -6,12 +6,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sandbox::{Conditions, Plan, Session, Tier, Uname, Writer, Writers};
+use sandbox::{Conditions, Plan, Program, Programs, Session, Tier, Uname, Writer, Writers};
 
 use crate::support::{Test, Tree, output, output_of, script};
 
 pub(crate) const TESTS: &[Test] = &[
     ("calls::writers_are_noted", &["userns"], writers_are_noted),
+    ("calls::programs_are_noted", &["userns"], programs_are_noted),
     ("calls::conditions", &["userns"], conditions),
     ("calls::the_kernels_name", &["userns"], the_kernels_name),
     ("calls::every_abi_of_uname", &["userns", "python"], every_abi_of_uname),
@@ -73,6 +74,38 @@ fn writers_are_noted() {
             line("etc/new/e", "tee ../new/e", None),
         ];
         assert_eq!(found, expected, "{tier:?}");
+    }
+}
+
+fn programs_are_noted() {
+    let tree = Tree::new();
+    let log = tree.path().join("programs");
+    for tier in [Tier::Full, Tier::Single] {
+        std::fs::write(&log, "").expect("a file");
+        let programs = Some(Programs { log: log.clone() });
+        let plan = Plan { programs, tier: Some(tier), ..tree.plan() };
+        let mut session = Session::start(&plan).expect("a session");
+        // What is not there is no program; what replaces a program ends it; one that outlives its parent does
+        // not get lost.
+        let text = "/nowhere/program || true
+                    sleep 0.2; sh -c 'sleep 0.1; exec cat /etc/old' >/dev/null; (sleep 0.3 &); true";
+        output(&mut session, text);
+        session.close().expect("it closes");
+        let text = std::fs::read_to_string(&log).expect("the log");
+        let mut found: Vec<Program> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        found.sort_by(|a, b| a.begun.total_cmp(&b.begun));
+        let name = |program: &Program| {
+            let path = String::from_utf8(program.path.clone()).expect("UTF-8");
+            path.rsplit('/').next().unwrap_or_default().to_owned()
+        };
+        let names: Vec<String> = found.iter().map(name).collect();
+        assert_eq!(names, ["sleep", "sh", "sleep", "cat", "sleep"], "{tier:?}");
+        let seconds = |index: usize| found[index].ended - found[index].begun;
+        assert!(seconds(0) >= 0.2 && seconds(2) >= 0.1, "{found:?}");
+        assert!((found[1].ended - found[3].begun).abs() < 0.05, "one becomes the other: {found:?}");
+        assert_eq!(found[1].process, found[3].process);
+        assert!(found[0].ended <= found[1].begun && found[2].ended <= found[3].begun, "{found:?}");
     }
 }
 

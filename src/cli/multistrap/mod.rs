@@ -73,7 +73,7 @@ pub(super) struct Arguments {
     #[arg(long, action = ArgAction::HelpLong)]
     version: Option<bool>,
     #[command(flatten)]
-    stage_two: StageTwoArguments,
+    pub(in crate::cli) stage_two: StageTwoArguments,
 }
 
 /// The arguments as they are to be parsed: with the verb where the program's name is it.
