@@ -25,7 +25,7 @@ help:
 	@echo 'make equality   foreign images with and without acceleration, compared; takes an hour'
 	@echo 'make fidelity   images beside what mmdebstrap makes of the same packages; takes an hour'
 	@echo 'make fidelity-unpack   real packages, composed and unpacked by dpkg, compared; as root, takes an hour'
-	@echo 'make dropin     folders of multistrap, debootstrap and mmdebstrap, finished and compared; as root'
+	@echo 'make dropin     folders of multistrap, debootstrap and mmdebstrap, finished and compared, and multistrap itself; as root'
 	@echo 'make fuzz       every parser of foreign bytes, SECONDS=$(SECONDS) each'
 	@echo 'make install    below $$DESTDIR$$PREFIX ($(DESTDIR)$(PREFIX))'
 
@@ -71,10 +71,11 @@ fidelity: setup build
 fidelity-unpack: build
 	@tests/fidelity/unpack $(RELEASE) $(SETS)
 
-# Needs root, since the tools do where they make all of a tree, and the real archive; CASES names some.
-# docs/dropin.md has what came out.
+# Needs root, since the tools do where they make all of a tree, and the real archive; CASES names some folders.
+# docs/dropin.md and docs/from-multistrap.md have what came out.
 dropin: setup build
 	@tests/dropin/folders $(RELEASE) $(CASES)
+	@tests/dropin/multistrap $(RELEASE)
 
 fuzz:
 	@fuzz/run.sh $(SECONDS)

@@ -29,7 +29,7 @@ use sandbox::{Edits, Given, Metadata, Rearrange, Tier, view::Listing};
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Begin, LockedPackage, PackageState, UnpackedPackage},
+    artefacts::{Begin, LockedPackage, NEW_CONFFILE, PackageState, UnpackedPackage},
     debian::{changelog::Changelog, deb::Deb, deb822},
     digest::Sha256,
 };
@@ -248,7 +248,11 @@ impl Rootfs {
     fn add(&self, inventory: &mut Inventory, path: &str) -> Result<()> {
         let merged = merge_usr(path);
         let find = |path: &str| self.tree.get(path.as_bytes());
-        let Some(node) = find(&merged).or_else(|| find(path)) else { return Ok(()) };
+        // What dpkg has unpacked and not configured has its configuration files beside their places.
+        let waiting =
+            || find(&format!("{merged}{NEW_CONFFILE}")).or_else(|| find(&format!("{path}{NEW_CONFFILE}")));
+        let found = find(&merged).or_else(|| find(path)).or_else(waiting);
+        let Some(node) = found else { return Ok(()) };
         match &node.kind {
             NodeKind::Symlink(target) => {
                 inventory.add_link(&merged, &String::from_utf8_lossy(target));
