@@ -258,7 +258,9 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(kind);
             header.set_size(0);
-            (header.set_uid(uid), header.set_gid(gid), header.set_mode(mode));
+            header.set_uid(uid);
+            header.set_gid(gid);
+            header.set_mode(mode);
             if kind == tar::EntryType::Char {
                 header.set_device_major(1).and_then(|()| header.set_device_minor(3)).expect("numbers fit");
             }
