@@ -61,6 +61,30 @@ pub struct Image {
     pub identity: IdentityPolicy,
 }
 
+impl Image {
+    /// One that asks for no package and has no lock: to get packages from these repositories.
+    pub fn of_repositories(name: &str, architecture: &str, repositories: Vec<Repository>) -> Self {
+        Image {
+            request: Request {
+                image: name.to_owned(),
+                architecture: architecture.to_owned(),
+                repositories,
+                packages: Vec::new(),
+                recommends: false,
+                dependencies: true,
+                essential: false,
+                priority: Vec::new(),
+                pins: Vec::new(),
+            },
+            lock: PathBuf::new(),
+            preseed: None,
+            accelerate: Vec::new(),
+            emulate: Vec::new(),
+            identity: IdentityPolicy::default(),
+        }
+    }
+}
+
 /// Answers for debconf, in the format of debconf-set-selections(1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Preseed {

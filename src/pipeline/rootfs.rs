@@ -18,7 +18,6 @@ use crate::{
     Context, Error, Result,
     artefacts::{
         Begin, Composed, HeldFile, IdentityPolicy, Image, Lockfile, PackageState, Preseed, Repository,
-        Request,
     },
     configure::{self, Acceleration, AccelerationWish, Base, Emulator, Folder, InPlace, Requirements},
     digest::Sha256,
@@ -262,22 +261,10 @@ fn image(session: &Session<'_>, target: &Target, name: &str, rootfs: &Rootfs) ->
         }],
     };
     Image {
-        request: Request {
-            image: name.to_owned(),
-            architecture: rootfs.architecture.clone(),
-            repositories,
-            packages: Vec::new(),
-            recommends: false,
-            dependencies: true,
-            essential: false,
-            priority: Vec::new(),
-            pins: Vec::new(),
-        },
         lock: session.cache.join("rootfs").join(format!("{}.lock", &key[..16])),
         preseed: target.preseed.clone(),
-        accelerate: Vec::new(),
-        emulate: Vec::new(),
         identity: target.identity,
+        ..Image::of_repositories(name, &rootfs.architecture, repositories)
     }
 }
 

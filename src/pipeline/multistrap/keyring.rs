@@ -16,7 +16,7 @@ use super::super::{Session, locks, pool};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
-    artefacts::{IdentityPolicy, Image, LockedPackage, Lockfile, Request},
+    artefacts::{Image, LockedPackage, Lockfile},
     digest::Sha256,
     ingest::Ingester,
     lock::{self, sources},
@@ -59,19 +59,10 @@ pub(super) fn obtain(session: &Session<'_>, names: &BTreeSet<String>) -> Result<
 fn download(session: &Session<'_>, names: &BTreeSet<String>) -> Result<Vec<PathBuf>> {
     let host =
         qemu::host().ok_or_else(|| Error::machine("this machine's architecture is none of Debian's"))?;
-    let request = Request {
-        image: "keyrings".to_owned(),
-        architecture: host.name.to_owned(),
-        repositories: sources::host_repositories(Path::new("/"))?,
-        packages: Vec::new(),
-        recommends: false,
-        dependencies: true,
-        essential: false,
-        priority: Vec::new(),
-        pins: Vec::new(),
-    };
+    let repositories = sources::host_repositories(Path::new("/"))?;
+    let image = Image::of_repositories("keyrings", host.name, repositories);
     let acquire = Acquire::new(session.offline, session.stop);
-    let indexes = locks::obtain(session, &request, &[host.name.to_owned()], &acquire)?;
+    let indexes = locks::obtain(session, &image.request, &[host.name.to_owned()], &acquire)?;
     let mut packages = Vec::new();
     for name in names {
         packages.push(
@@ -79,14 +70,6 @@ fn download(session: &Session<'_>, names: &BTreeSet<String>) -> Result<Vec<PathB
                 .ok_or_else(|| Error::input(format!("this machine's apt sources have no package {name}")))?,
         );
     }
-    let image = Image {
-        request,
-        lock: PathBuf::new(),
-        preseed: None,
-        accelerate: Vec::new(),
-        emulate: Vec::new(),
-        identity: IdentityPolicy::default(),
-    };
     let lockfile = Lockfile { packages, request: None };
     pool::fetch_locked(session, &[(&image, &lockfile)])?;
     let mut files = Vec::new();
