@@ -8,7 +8,7 @@ use sandbox::{Edits, Moved, Session};
 use super::{
     Inputs, Ran,
     changes::{Fate, Sieve},
-    enforced, report, run_stage_two,
+    report, run_stage_two,
 };
 use crate::{
     Context, Error, Result,
@@ -29,8 +29,6 @@ pub struct Folder<'a> {
 /// A folder that was finished.
 #[derive(Clone, Debug)]
 pub struct InPlace {
-    /// What was asked of the sandbox and what was given.
-    pub enforced: serde_json::Value,
     /// How the programs of a foreign tree ran.
     pub accelerated: Option<Accelerated>,
     /// Seconds per package, in the order in which they were configured.
@@ -64,9 +62,8 @@ pub fn configure_in_place(
     };
     let accelerated =
         inputs.acceleration.map(|acceleration| report(acceleration, inputs, reporter)).transpose()?;
-    let enforced = enforced(&session, inputs, accelerated.is_some())?;
     let moved = move_changes(session, inputs, folder, reporter, stop)?;
-    Ok(InPlace { enforced, accelerated, packages, slowest, moved })
+    Ok(InPlace { accelerated, packages, slowest, moved })
 }
 
 fn move_changes(

@@ -37,7 +37,7 @@ pub use in_place::{Folder, InPlace, configure_in_place};
 pub use requirements::{AccelerationWish, Requirements};
 pub use trial::Trial;
 
-use programs::{Log, Times, Window};
+use programs::{Log, Times, seconds};
 
 use crate::{
     Context, Error, Result,
@@ -156,18 +156,6 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     let otherwise = if inputs.emulator.is_some() { "in qemu" } else { "" };
     let slowest = log.report(image, times, otherwise, reporter);
     Ok(Ran { session, result: result.map(|times| seconds(&times.windows)), slowest })
-}
-
-/// How long each package took in all.
-fn seconds(windows: &[Window]) -> Seconds {
-    let mut seconds: Seconds = Vec::new();
-    for Window { package, begun, ended, .. } in windows {
-        match seconds.iter_mut().find(|(name, _)| name == package) {
-            Some((_, spent)) => *spent += ended - begun,
-            None => seconds.push((package.clone(), ended - begun)),
-        }
-    }
-    seconds
 }
 
 /// What was asked of the sandbox and what was given.

@@ -136,16 +136,24 @@ fn runs(mut programs: Vec<Program>, otherwise: &'static str) -> Vec<Run> {
     runs
 }
 
+/// How long each package took in all, in the order in which they were first worked at.
+pub(super) fn seconds(windows: &[Window]) -> Vec<(String, f64)> {
+    let mut seconds: Vec<(String, f64)> = Vec::new();
+    for Window { package, begun, ended, .. } in windows {
+        match seconds.iter_mut().find(|(name, _)| name == package) {
+            Some((_, spent)) => *spent += ended - begun,
+            None => seconds.push((package.clone(), ended - begun)),
+        }
+    }
+    seconds
+}
+
 /// The packages that took longest, with the programs that took most of that.
 fn slowest(windows: &[Window], runs: &[Run]) -> Vec<SlowPackage> {
-    let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
-    for window in windows {
-        *seconds.entry(&window.package).or_default() += window.ended - window.begun;
-    }
-    let mut packages: Vec<(&str, f64)> = seconds.into_iter().collect();
+    let mut packages = seconds(windows);
     packages.sort_by(|a, b| b.1.total_cmp(&a.1));
     packages.truncate(SLOWEST);
-    let describe = |(package, seconds): (&str, f64)| {
+    let describe = |(package, seconds): (String, f64)| {
         let mut ran: BTreeMap<&str, f64> = BTreeMap::new();
         for window in windows.iter().filter(|window| window.package == package) {
             let within = |run: &&Run| window.begun <= run.begun && run.begun < window.ended;
@@ -158,7 +166,7 @@ fn slowest(windows: &[Window], runs: &[Run]) -> Vec<SlowPackage> {
             ran.into_iter().map(|(name, seconds)| (name.to_owned(), seconds)).collect();
         ran.sort_by(|a, b| b.1.total_cmp(&a.1));
         ran.truncate(PROGRAMS);
-        SlowPackage { package: package.to_owned(), seconds, ran }
+        SlowPackage { package, seconds, ran }
     };
     packages.into_iter().map(describe).collect()
 }

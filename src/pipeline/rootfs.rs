@@ -149,9 +149,9 @@ fn finish(
     let image = image(session, target, name, rootfs);
     let mut preseed = rootfs.preseeds.clone();
     preseed.extend(preseed_text(target.preseed.as_ref())?.unwrap_or_default());
-    let (emulator, acceleration) = programs(session, &image, requirements, rootfs)?;
-    let base = Base::new(&work.folder, &rootfs.listing, rootfs.folder.clone())?;
     let composed = Composed { held: target.known.held.clone(), ..composed(name, rootfs) };
+    let (emulator, acceleration) = programs(session, &image, &composed, requirements, rootfs)?;
+    let base = Base::new(&work.folder, &rootfs.listing, rootfs.folder.clone())?;
     let total = composed.packages.len() as u64;
     let finished = session.stage(name, Stage::Configure, Some(total), "packages", || {
         let inputs = configure::Inputs {
@@ -193,6 +193,7 @@ fn finish(
 fn programs(
     session: &Session<'_>,
     image: &Image,
+    composed: &Composed,
     requirements: &Requirements,
     rootfs: &Rootfs,
 ) -> Result<(Option<Emulator>, Option<Acceleration>)> {
@@ -214,8 +215,7 @@ fn programs(
     if !image.request.repositories.is_empty() {
         acceleration::fetch_for(session, image, members)?;
     }
-    let composed = composed(&image.request.image, rootfs);
-    let acceleration = acceleration::prepare(session, image, &composed, emulator.as_ref(), wish, members)?;
+    let acceleration = acceleration::prepare(session, image, composed, emulator.as_ref(), wish, members)?;
     Ok((emulator, acceleration))
 }
 

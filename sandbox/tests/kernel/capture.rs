@@ -6,8 +6,9 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
 };
 
-use sandbox::{Entry, Metadata, Session};
+use sandbox::{Entry, Session};
 
+use crate::on_disk::metadata;
 use crate::support::{Test, Tree, changes, now, output};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -22,16 +23,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("capture::marked_whiteouts", &["userns"], marked_whiteouts),
     ("capture::layers_on_layers", &["userns"], layers_on_layers),
 ];
-
-fn metadata(entry: &Entry) -> &Metadata {
-    match entry {
-        Entry::Folder { metadata, .. }
-        | Entry::File { metadata, .. }
-        | Entry::Symlink { metadata, .. }
-        | Entry::Special { metadata, .. } => metadata,
-        Entry::Removed => panic!("removed"),
-    }
-}
 
 fn nothing() {
     let tree = Tree::new();

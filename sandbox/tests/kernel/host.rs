@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::Read,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -14,7 +13,7 @@ use sandbox::{Command, Error, Kind, Missing, NotOnDisk, Outcome, RanOnHost, Stdi
 
 use crate::{
     on_disk::{OnDisk, lines, read, tiers},
-    support::Test,
+    support::{Test, heard},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -35,18 +34,10 @@ fn try_hook(
     text: &str,
 ) -> Result<(RanOnHost, String), Error> {
     let folder_text = folder.to_str().expect("a name");
-    let mut command = Command::new(["sh", "-euc", text, "hook", folder_text]);
-    let (mut reader, writer) = std::io::pipe().expect("a pipe");
-    command.stdout = Stdio::Descriptor(writer.try_clone().expect("a copy").into());
-    command.stderr = Stdio::Descriptor(writer.into());
-    let collect = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).expect("read");
-        String::from_utf8_lossy(&bytes).trim().to_owned()
-    });
-    let ran = run_on_host(folder, Some(tier), links, &command, &AtomicBool::new(false));
-    drop(command);
-    ran.map(|ran| (ran, collect.join().expect("read")))
+    let command = Command::new(["sh", "-euc", text, "hook", folder_text]);
+    let (ran, said) =
+        heard(command, |command| run_on_host(folder, Some(tier), links, command, &AtomicBool::new(false)));
+    ran.map(|ran| (ran, said))
 }
 
 fn hook(folder: &Path, tier: Tier, text: &str) -> String {

@@ -375,7 +375,13 @@ pub(crate) fn output(session: &mut Session, text: &str) -> String {
 }
 
 /// Runs a command; its output and errors together.
-pub(crate) fn output_of(session: &mut Session, mut command: Command) -> (Status, String) {
+pub(crate) fn output_of(session: &mut Session, command: Command) -> (Status, String) {
+    let (status, output) = heard(command, |command| session.run(command));
+    (status.expect("it runs"), output)
+}
+
+/// Hands a command to who runs it, and gives what it says, errors too.
+pub(crate) fn heard<T>(mut command: Command, run: impl FnOnce(&Command) -> T) -> (T, String) {
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     command.stdout = Stdio::Descriptor(writer.try_clone().expect("a copy").into());
     command.stderr = Stdio::Descriptor(writer.into());
@@ -384,9 +390,9 @@ pub(crate) fn output_of(session: &mut Session, mut command: Command) -> (Status,
         reader.read_to_end(&mut bytes).expect("read");
         String::from_utf8_lossy(&bytes).trim().to_owned()
     });
-    let status = session.run(&command);
+    let result = run(&command);
     drop(command); // or the pipe would never end
-    (status.expect("it runs"), collect.join().expect("read"))
+    (result, collect.join().expect("read"))
 }
 
 /// All changes, with contents.
