@@ -17,6 +17,9 @@ pub struct Request {
     pub image: String,
     /// Debian's name of the image's architecture, such as `armhf`.
     pub architecture: String,
+    /// The image that it continues from. Left out of what it is serialised as where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// The repositories, in the manifest's order.
     pub repositories: Vec<Repository>,
     /// The requested packages, in the manifest's order.
@@ -59,6 +62,8 @@ pub struct Image {
     pub emulate: Vec<String>,
     /// What becomes of what identifies a device.
     pub identity: IdentityPolicy,
+    /// The image that it continues from.
+    pub base: Option<Box<Image>>,
 }
 
 impl Image {
@@ -68,6 +73,7 @@ impl Image {
             request: Request {
                 image: name.to_owned(),
                 architecture: architecture.to_owned(),
+                from: None,
                 repositories,
                 packages: Vec::new(),
                 recommends: false,
@@ -81,6 +87,7 @@ impl Image {
             accelerate: Vec::new(),
             emulate: Vec::new(),
             identity: IdentityPolicy::default(),
+            base: None,
         }
     }
 }
@@ -218,6 +225,47 @@ impl LockedPackage {
     pub fn id(&self) -> String {
         format!("{}_{}_{}", self.name, self.version, self.architecture)
     }
+
+    /// When it is installed.
+    pub fn layer(&self) -> Layer {
+        let number = self.stanza.get(LAYER).and_then(|number| number.parse().ok()).unwrap_or_default();
+        Layer { number, from: self.stanza.get(FROM).map(str::to_owned) }
+    }
+
+    /// Sets when it is installed.
+    pub fn set_layer(&mut self, layer: &Layer) {
+        self.stanza.remove(LAYER);
+        self.stanza.remove(FROM);
+        if layer.number > 0 {
+            self.stanza.set(LAYER, layer.number.to_string());
+        }
+        if let Some(from) = &layer.from {
+            self.stanza.set(FROM, from.as_str());
+        }
+    }
+}
+
+/// A lock's field with [`Layer::number`]; 0 is left out.
+pub const LAYER: &str = "Treestrap-Layer";
+/// A lock's field with [`Layer::from`].
+pub const FROM: &str = "Treestrap-From";
+
+/// When a package is installed: those of a layer are unpacked and configured when those of all lower
+/// layers are. An image of one layer has everything unpacked before any script runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Layer {
+    /// Counted from 0.
+    pub number: u32,
+    /// The name of the image that brings it, where that is one that this image continues from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
+impl Layer {
+    /// Whether it is what all packages of an image of one layer are in: it is left out of serialised values.
+    pub fn is_lowest(&self) -> bool {
+        *self == Layer::default()
+    }
 }
 
 /// Packages that are in the store, in the lock's order.
@@ -240,9 +288,12 @@ pub struct IngestedPackage {
     pub deb: Sha256,
     /// The commit at `deb/pool/…`, whose tree has the folders `data`, `control` and `info`.
     pub commit: Sha256,
+    /// When it is installed.
+    #[serde(default, skip_serializing_if = "Layer::is_lowest")]
+    pub layer: Layer,
 }
 
-/// An unpacked tree: what `dpkg --unpack` of all packages leaves in an empty root.
+/// An unpacked tree: what `dpkg --unpack` of all packages, of whatever layer, leaves in an empty root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Composed {
     /// The image's name.
@@ -255,6 +306,26 @@ pub struct Composed {
     pub packages: Vec<UnpackedPackage>,
     /// Files that are not at their places yet; sorted.
     pub held: Vec<HeldFile>,
+    /// The finished tree of all layers but the topmost, from which stage 2 continues; none: it begins
+    /// with this one.
+    pub below: Option<Sha256>,
+}
+
+impl Composed {
+    /// The tree that stage 2 begins with.
+    pub fn tree(&self) -> Sha256 {
+        self.below.unwrap_or(self.commit)
+    }
+
+    /// The same where all layers but the topmost are finished in the commit `below`.
+    pub fn continuing(&self, below: Sha256) -> Composed {
+        let top = self.packages.iter().map(|package| package.layer.number).max().unwrap_or_default();
+        let mut composed = Composed { held: Vec::new(), below: Some(below), ..self.clone() };
+        for package in composed.packages.iter_mut().filter(|package| package.layer.number < top) {
+            package.state = PackageState::Installed;
+        }
+        composed
+    }
 }
 
 /// dpkg's suffix of a configuration file until its package is configured.
@@ -316,9 +387,19 @@ pub struct UnpackedPackage {
     pub diverts: bool,
     /// The date of its changelog's newest entry, in seconds since 1970; 0 without one.
     pub newest: u64,
+    /// When it is installed.
+    #[serde(default, skip_serializing_if = "Layer::is_lowest")]
+    pub layer: Layer,
     /// How far it is; that of a composed tree's is always the same.
     #[serde(skip)]
     pub state: PackageState,
+}
+
+impl UnpackedPackage {
+    /// The name of a deb of it.
+    pub fn deb_name(&self) -> String {
+        format!("{}_{}.deb", self.name, self.architecture)
+    }
 }
 
 /// How far a package of an unpacked tree is.
@@ -346,6 +427,13 @@ pub enum Begin {
     SecondStage,
     /// dpkg unpacks these debs of the tree, whole paths, over what is there, and nothing is configured.
     Unpack(Vec<String>),
+    /// dpkg unpacks the packages that are not installed yet, and configures them.
+    Layer {
+        /// A folder of this machine with their debs, by [`UnpackedPackage::deb_name`].
+        debs: PathBuf,
+        /// Whether the answers to packages' questions are others than those of the layers below.
+        seed: bool,
+    },
 }
 
 /// Options of stage 2.

@@ -56,8 +56,10 @@ pub struct ImageDescription {
     pub name: String,
     /// Its lock.
     pub lock: String,
-    /// Its file of answers, if it has one.
-    pub preseed: Option<String>,
+    /// Its file of answers and those of the images that it continues from.
+    pub preseeds: Vec<String>,
+    /// The image that it continues from.
+    pub base: Option<String>,
     /// The digest of what else its configured tree is made from.
     pub settings: Sha256,
 }
@@ -154,14 +156,19 @@ fn edges(description: &Description, image: &ImageDescription, text: &mut String)
     let alias = |what: &str| path(&in_folder(description, &format!("{what}-{name}")));
     text.push('\n');
     // No inputs: a lock that is there is used as it is, whatever the manifest says by now.
-    edge(text, &lock, "treestrap_lock", "", &named);
+    // One process finishes what several images continue from, and makes its lock.
+    let base = description.images.iter().find(|other| Some(&other.name) == image.base.as_ref());
+    let after = |path: Option<String>| path.map_or(String::new(), |path| format!("|| {path}"));
+    let base_lock = base.map(|base| path(&base.lock)).transpose()?;
+    let base_tree = base.map(|base| reference(description, &configured_reference(&base.name))).transpose()?;
+    edge(text, &lock, "treestrap_lock", &after(base_lock), &named);
     edge(text, &alias("update-lock")?, "treestrap_update_lock", "", &named);
     edge(text, &stamp, "treestrap_fetch", &lock, &named);
     edge(text, &unpacked, "treestrap_compose", &stamp, &named);
-    let inputs = match &image.preseed {
-        Some(preseed) => format!("{unpacked} {}", path(preseed)?),
-        None => unpacked.clone(),
-    };
+    let mut inputs = vec![unpacked.clone()];
+    inputs.extend(image.preseeds.iter().map(|preseed| path(preseed)).collect::<Result<Vec<_>>>()?);
+    inputs.extend(Some(after(base_tree)).filter(|after| !after.is_empty()));
+    let inputs = inputs.join(" ");
     let settings = image.settings.to_string();
     edge(text, &configured, "treestrap_configure", &inputs, &[("image", name), ("settings", &settings)]);
     edge(text, &alias("unpacked")?, "phony", &unpacked, &[]);
@@ -256,7 +263,8 @@ mod tests {
             images: vec![ImageDescription {
                 name: "board".into(),
                 lock: "board.lock".into(),
-                preseed: None,
+                preseeds: Vec::new(),
+                base: None,
                 settings: Sha256::of(b"settings"),
             }],
         }

@@ -529,6 +529,7 @@ fn request(ask: &Ask, architecture: &str) -> Request {
     };
     Request {
         image: "oracle".to_owned(),
+        from: None,
         architecture: architecture.to_owned(),
         repositories: Vec::new(),
         packages: ask.packages.split_whitespace().map(package).collect(),

@@ -757,6 +757,66 @@ fn check(name: &str, outcome: Outcome, debs: &[Deb], foreign: &[&str]) {
     }
 }
 
+/// A deb that is made again from what was ingested is unpacked as the original is: the same control files, and
+/// the same members in the same order, of which only the times differ.
+#[test]
+fn a_deb_made_again_is_what_it_was() {
+    let texts = [
+        "Package: everything\nfile ./usr/bin/x 4755 33:42 = x\nfolder ./var/lib/x 2750 0:42\nsymlink ./usr/bin/a -> x\n\
+         link ./usr/bin/y -> ./usr/bin/x\nconffile ./etc/x.conf = 1\nscript postinst\n    echo $1\n\
+         control triggers\n    interest /usr/share/y\ncompress xz\n"
+            .to_owned(),
+        format!(
+            "Package: long\nfile ./usr/share/{0}/{0} = long\nlink ./usr/share/{0}/other -> ./usr/share/{0}/{0}\n\
+             symlink ./usr/share/link -> {0}/{0}\nfile ./usr/share/\u{e4}\u{f6} = not ASCII\n",
+            "a-name-that-is-long".repeat(6)
+        ),
+        "Package: empty\n".to_owned(),
+    ];
+    for text in texts {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let original = Deb::read(Package::parse(&text).build().bytes.to_vec());
+        let repository = folder.path().join("repo");
+        let mut ingester = Ingester::new(&repository).expect("a repository");
+        let ingested = ingester.ingest(&original.package, &mut original.bytes.as_slice()).expect("ingested");
+        ingester.finish().expect("durable");
+        let store = Store::open(&repository).expect("a repository");
+        let describe = |name: &str| {
+            let path = folder.path().join(name);
+            let controls = folder.path().join(format!("{name}.d"));
+            run(Command::new("dpkg-deb").arg("--control").arg(&path).arg(&controls));
+            let mut all = Vec::new();
+            for entry in fs::read_dir(&controls).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                let mode = fs::metadata(&path).expect("a file").permissions().mode();
+                all.extend(format!("{path:?} {mode:o}\n").replace(name, "").into_bytes());
+                all.extend(fs::read(&path).expect("a file"));
+            }
+            let tar = run(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&path));
+            let mut members = Vec::new();
+            for entry in tar::Archive::new(tar.as_slice()).entries().expect("a tar") {
+                let mut entry = entry.expect("an entry");
+                let (header, kind) = (entry.header().clone(), entry.header().entry_type());
+                // What a hard link says of itself counts for nothing.
+                let own = (kind != tar::EntryType::Link).then(|| (header.mode(), header.uid(), header.gid()));
+                let link = entry.link_name_bytes().map(|link| String::from_utf8_lossy(&link).into_owned());
+                let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+                let mut member = format!("{path} {kind:?} {own:?} {link:?}\n").into_bytes();
+                std::io::copy(&mut entry, &mut member).expect("memory");
+                members.push((kind == tar::EntryType::Symlink, member));
+            }
+            // dpkg makes symbolic links when all else is there.
+            members.sort_by_key(|(is_symlink, _)| *is_symlink);
+            all.extend(members.into_iter().flat_map(|(_, member)| member));
+            String::from_utf8_lossy(&all).into_owned()
+        };
+        fs::write(folder.path().join("old.deb"), &original.bytes).expect("a deb");
+        let mut file = fs::File::create(folder.path().join("new.deb")).expect("a file");
+        treestrap::export::deb(&store, ingested.commit, &mut file).expect("a deb");
+        assert_eq!(describe("new.deb"), describe("old.deb"), "{text}");
+    }
+}
+
 #[test]
 fn small_packages_come_out_as_dpkg_unpacks_them() {
     needs!(Tier::As(Account::Root), Tier::Apt, Tier::Ostree);

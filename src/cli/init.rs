@@ -204,6 +204,11 @@ mod tests {
             };
             assert!(text.lines().any(taught), "{key} is not taught");
         }
+        // In an image of its own.
+        let (_, another) = text.split_once("#   [images.board-debug]\n").expect("another image");
+        let another = format!("{text}\n[images.another]\n{}", another.replace("#   ", ""));
+        let manifest = Manifest::parse(Path::new("treestrap.toml"), &another).expect("a good manifest");
+        assert_eq!(manifest.images[1].request.from.as_deref(), Some("board"));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::{
 /// A lock that is there keeps its versions as far as the manifest allows; a lock that would not
 /// change is not touched.
 ///
+/// Packages that are added, and nothing else, are a layer of their own: a build continues from the
+/// tree that was finished before. --update puts all of an image into one layer again.
+///
 /// Examples:
 ///   treestrap lock                      every image of the manifest
 ///   treestrap lock --update board       move the image `board` to the newest versions

@@ -70,7 +70,8 @@ impl Adopter {
         self.transaction.write_symlink(&cleaned(metadata), target)
     }
 
-    /// Applies the changes to the composed tree, writes the commit and moves the image's ref.
+    /// Applies the changes to the tree that stage 2 began with, writes the commit and moves the image's ref, and
+    /// `also`, by which it is found again.
     /// `extra` (JSON by key) goes into the commit and so into its checksum; what stage 2 reports of
     /// itself ([`Configured::enforced`], seconds) goes beside it, because the same image must come out
     /// of every kind of sandbox.
@@ -82,14 +83,19 @@ impl Adopter {
         composed: &Composed,
         configured: &Configured,
         extra: &BTreeMap<String, serde_json::Value>,
+        also: Option<&str>,
     ) -> Result<Committed> {
-        let mut root = self.store.root(composed.commit)?;
+        let mut root = self.store.root(composed.tree())?;
         for change in &configured.changes {
             self.apply(&mut root, change)
                 .with_context(|| format!("/{}", String::from_utf8_lossy(&change.path)))?;
         }
-        let hard_links = self.hard_links(&mut root, composed.commit, &configured.changes)?;
-        let image = ImageRecord { architecture: composed.architecture.clone(), source: composed.commit };
+        let hard_links = self.hard_links(&mut root, composed.tree(), &configured.changes)?;
+        let image = ImageRecord {
+            architecture: composed.architecture.clone(),
+            source: composed.commit,
+            base: composed.below,
+        };
         let mut values = vec![
             (FORMAT_KEY, records::to_json(&FORMAT)?),
             (IMAGE_KEY, records::to_json(&image)?),
@@ -110,7 +116,9 @@ impl Adopter {
             beside.push((ACCELERATED_KEY, records::to_json(accelerated)?));
         }
         self.transaction.write_beside_commit(commit, &mut beside)?;
-        self.transaction.set_reference(&configured_reference(&composed.image), commit);
+        for reference in [configured_reference(&composed.image).as_str()].into_iter().chain(also) {
+            self.transaction.set_reference(reference, commit);
+        }
         self.transaction.commit()?;
         Ok(Committed { image: composed.image.clone(), commit })
     }
@@ -206,7 +214,7 @@ pub fn commit(
     configured: &Configured,
     extra: &BTreeMap<String, serde_json::Value>,
 ) -> Result<Committed> {
-    Adopter::of(store.reopen()?)?.commit(composed, configured, extra)
+    Adopter::of(store.reopen()?)?.commit(composed, configured, extra, None)
 }
 
 fn cleaned(metadata: &Metadata) -> Metadata {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::artefacts::{PackageState, UnpackedPackage};
+use crate::artefacts::{Layer, PackageState, UnpackedPackage};
 
 fn plain(mode: u32) -> Metadata {
     Metadata { uid: 0, gid: 0, mode, xattrs: Vec::new() }
@@ -42,10 +42,13 @@ fn composed() -> (tempfile::TempDir, Store, Composed) {
         scripts: Vec::new(),
         diverts: false,
         newest: 0,
+        layer: Layer::default(),
         state: PackageState::Unpacked,
     };
     let (image, architecture) = ("image".to_owned(), "armhf".to_owned());
-    (folder, store, Composed { image, architecture, commit, packages: vec![package], held: Vec::new() })
+    let composed =
+        Composed { image, architecture, commit, packages: vec![package], held: Vec::new(), below: None };
+    (folder, store, composed)
 }
 
 fn configured(changes: Vec<TreeChange>) -> Configured {
@@ -104,7 +107,7 @@ fn changes_of_every_kind() {
         change("var/lib", folder(0o711, false)),
     ];
     let extra = BTreeMap::from([("treestrap.preseed".to_owned(), json!("none"))]);
-    let committed = adopter.commit(&composed, &configured(changes), &extra).expect("a commit");
+    let committed = adopter.commit(&composed, &configured(changes), &extra, None).expect("a commit");
     ostree(&store, &["fsck"]);
     let reference = "deb/images/image/configured";
     assert_eq!(store.resolve(reference).expect("resolving"), Some(committed.commit));

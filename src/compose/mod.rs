@@ -12,7 +12,7 @@ pub mod merge;
 pub mod status;
 
 use crate::{
-    artefacts::{Composed, Ingested, PackageState, UnpackedPackage},
+    artefacts::{Composed, Ingested, Layer, PackageState, UnpackedPackage},
     debian::deb822,
     digest::Sha256,
     error::{Context, Error, Result},
@@ -71,10 +71,12 @@ pub struct Package {
     /// Its name as dpkg writes it where a bare name could be mistaken: with the architecture if it
     /// is `Multi-Arch: same` or of another architecture than the image.
     pub qualified_name: String,
+    /// When it is installed.
+    pub layer: Layer,
 }
 
 impl Package {
-    fn of(tree: Folder, record: PackageRecord, architecture: &str) -> Self {
+    fn of(tree: Folder, record: PackageRecord, layer: Layer, architecture: &str) -> Self {
         let field = |name: &str| {
             let value = deb822::field(record.control.as_bytes(), name).unwrap_or_default();
             String::from_utf8_lossy(value).into_owned()
@@ -93,6 +95,7 @@ impl Package {
             replaces: field("Replaces"),
             qualified_name,
             record,
+            layer,
         }
     }
 }
@@ -125,9 +128,10 @@ pub fn compose(
     database::write(store, &mut transaction, &packages, &order, architecture, &mut merged)
         .context("writing the dpkg database")?;
     let unpacked: Vec<UnpackedPackage> = packages.iter().map(unpacked_package).collect();
+    let record = ImageRecord { architecture: architecture.to_owned(), source, base: None };
     let mut values = [
         (FORMAT_KEY, records::to_json(&FORMAT)?),
-        (IMAGE_KEY, records::to_json(&ImageRecord { architecture: architecture.to_owned(), source })?),
+        (IMAGE_KEY, records::to_json(&record)?),
         (PACKAGES_KEY, records::to_json(&unpacked)?),
         (HARD_LINKS_KEY, records::to_json(&merged.hard_links)?),
         (HELD_KEY, records::to_json(&merged.held)?),
@@ -142,6 +146,7 @@ pub fn compose(
         commit,
         packages: unpacked,
         held: merged.held,
+        below: None,
     })
 }
 
@@ -164,14 +169,28 @@ fn composed(store: &Store, image: &str, architecture: &str, commit: Sha256) -> R
         commit,
         packages: store.list_packages(commit)?,
         held: store.held_files(commit)?,
+        below: None,
     })
 }
 
 /// What decides the outcome: the packages' trees in their order, the architecture, the aliases.
-fn source_digest(architecture: &str, ingested: &Ingested, merged_usr: Option<MergedUsr>) -> Result<Sha256> {
+///
+/// # Errors
+/// Never.
+pub fn source_digest(
+    architecture: &str,
+    ingested: &Ingested,
+    merged_usr: Option<MergedUsr>,
+) -> Result<Sha256> {
     let commits: Vec<Sha256> = ingested.packages.iter().map(|package| package.commit).collect();
     let merged_usr = merged_usr.map(|merged| merged == MergedUsr::Yes);
-    Ok(Sha256::of(records::to_json(&(FORMAT, architecture, merged_usr, commits))?.as_bytes()))
+    let mut text = records::to_json(&(FORMAT, architecture, merged_usr, commits))?;
+    // Digests of images of one layer are as they were before there were others.
+    let layers: Vec<&Layer> = ingested.packages.iter().map(|package| &package.layer).collect();
+    if !layers.iter().all(|layer| layer.is_lowest()) {
+        text.push_str(&records::to_json(&layers)?);
+    }
+    Ok(Sha256::of(text.as_bytes()))
 }
 
 fn read_packages(store: &Store, architecture: &str, ingested: &Ingested) -> Result<Vec<Package>> {
@@ -182,7 +201,7 @@ fn read_packages(store: &Store, architecture: &str, ingested: &Ingested) -> Resu
             Error::input(format!("{}: another version of treestrap ingested it", package.name))
                 .hint("run: treestrap fetch")
         })?;
-        packages.push(Package::of(store.root(package.commit)?, record, architecture));
+        packages.push(Package::of(store.root(package.commit)?, record, package.layer.clone(), architecture));
     }
     check_instances(&packages)?;
     Ok(packages)
@@ -233,6 +252,7 @@ fn unpacked_package(package: &Package) -> UnpackedPackage {
         scripts: package.record.scripts.clone(),
         diverts: package.record.diverts.is_some(),
         newest: package.record.newest,
+        layer: package.layer.clone(),
         state: PackageState::Unpacked,
     }
 }

@@ -2,7 +2,7 @@
 //! it with dpkg.
 
 use crate::{
-    artefacts::{IngestedPackage, Metadata},
+    artefacts::{IngestedPackage, Layer, Metadata},
     store::{
         Folder, Node, Transaction,
         records::{Conffile, PACKAGE_KEY},
@@ -99,7 +99,8 @@ impl Place {
             (PACKAGE_KEY, records::to_json(&record).expect("JSON")),
         ];
         let commit = transaction.write_commit(&root, &name, &mut values).expect("a commit");
-        IngestedPackage { name, version: "1".into(), architecture: "all".into(), deb: record.deb, commit }
+        let (version, architecture) = ("1".into(), "all".into());
+        IngestedPackage { name, version, architecture, deb: record.deb, commit, layer: Layer::default() }
     }
 
     /// The paths of the composed tree, but for those of dpkg; or the error.

@@ -149,13 +149,17 @@ fn commanded() -> impl Iterator<Item = (&'static Identity, &'static str)> {
     })
 }
 
-/// A shell script that prints the names of those that package scripts have made and that need a
-/// command, a line each; last a line `systemd` or `sysvinit`, where one of them is there.
+/// A shell script that prints the names of those that need a command, as package scripts have made them, or
+/// those of the tree that this one continues from had, a line each; last a line `systemd` or `sysvinit`, where one of them is there.
 pub(super) fn search() -> String {
-    let mut script =
-        "cd /\nany() { for f; do if [ -e \"$f\" ]; then return; fi; done; return 1; }\n".to_owned();
+    let mut script = format!(
+        "cd /\n\
+         any() {{ for f; do if [ -e \"$f\" ]; then return; fi; done; return 1; }}\n\
+         known() {{ [ -e {SCRIPT} ] && grep -qF \"'making: $1'\" {SCRIPT}; }}\n"
+    );
     for (identity, _) in commanded() {
-        let _ = writeln!(script, "if any {}; then echo '{}'; fi", identity.paths[0], identity.name);
+        let (path, name) = (identity.paths[0], identity.name);
+        let _ = writeln!(script, "if any {path} || known '{name}'; then echo '{name}'; fi");
     }
     script.push_str(
         "if any usr/lib/systemd/systemd lib/systemd/systemd; then echo systemd\n\
@@ -331,5 +335,12 @@ mod tests {
         std::fs::remove_file(&key).expect("removed");
         assert_eq!(inside(read(SCRIPT)), ["making: SSH host keys"]);
         assert_eq!(read("etc/ssh/ssh_host_rsa_key"), "new\n");
+        // A tree that continues from this one, which has no key, and gets another's.
+        std::fs::remove_file(&key).expect("removed");
+        write("etc/nvme/hostid", "1");
+        let found = inside(search());
+        assert_eq!(found, ["SSH host keys", "NVMe host id", "systemd"]);
+        inside(installation(&found).expect("an installation"));
+        assert!(read(SCRIPT).contains("ssh-keygen -A") && read(SCRIPT).contains("uuidgen"));
     }
 }

@@ -135,6 +135,10 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
     }
+    if let Begin::Layer { debs, .. } = inputs.begin {
+        let (target, source) = (run::DEBS.into(), sandbox::Source::ReadOnly(debs.clone()));
+        plan.mounts.push(sandbox::Mount { target, source });
+    }
     // Programs that write dates (the days in /etc/shadow, say) write the same every day.
     // https://reproducible-builds.org/specs/source-date-epoch/
     plan.environment.push(format!("SOURCE_DATE_EPOCH={}", newest(inputs)).into_bytes());
@@ -307,11 +311,11 @@ fn keep(session: &mut Session, inputs: &Inputs<'_>) -> Result<()> {
     }
     session.keep(&inputs.kept)?;
     let path = kept_commit(&inputs.kept);
-    std::fs::write(&path, inputs.composed.commit.to_string())
+    std::fs::write(&path, inputs.composed.tree().to_string())
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// The file beside a kept layer that names the unpacked tree it belongs to, which may have been
+/// The file beside a kept layer that names the tree it belongs to, which may have been
 /// composed anew since.
 pub fn kept_commit(kept: &Path) -> PathBuf {
     let mut path = kept.as_os_str().to_owned();

@@ -26,6 +26,8 @@ pub(super) enum Step {
     SecondStage,
     /// Let dpkg unpack these debs of the tree.
     Unpack(Vec<String>),
+    /// Let dpkg unpack the debs of these packages, which runs their preinst scripts.
+    UnpackPackages(Vec<usize>),
     /// Run these preinst scripts with `install`, in this order.
     Preinst(Vec<usize>),
     /// `dpkg --configure` these.
@@ -46,14 +48,18 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
         return Ok(vec![Step::Unpack(debs.clone())]);
     }
     let graph = Graph::new(packages)?;
-    let has_preinst = |&p: &usize| {
+    // What has to wait for its Pre-Depends: a preinst, and what dpkg does where that runs.
+    let is_layer = matches!(begin, Begin::Layer { .. });
+    let is_first = |&p: &usize| {
         let package = &packages[p];
-        package.state == PackageState::Unpacked && package.scripts.iter().any(|script| script == "preinst")
+        let has_preinst = is_layer || package.scripts.iter().any(|script| script == "preinst");
+        package.state == PackageState::Unpacked && has_preinst
     };
+    let first = |list| if is_layer { Step::UnpackPackages(list) } else { Step::Preinst(list) };
     let is_installed = |p: usize| packages[p].state == PackageState::Installed;
     let mut steps = match begin {
         Begin::Register(_) => vec![Step::Register],
-        Begin::Composed | Begin::SecondStage | Begin::Unpack(_) => Vec::new(),
+        Begin::Composed | Begin::SecondStage | Begin::Unpack(_) | Begin::Layer { .. } => Vec::new(),
     };
     let essential = graph.closure(&graph.essential);
     let mut base = graph.in_order(&essential);
@@ -61,12 +67,14 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
     let mut configured: BTreeSet<usize> =
         (0..packages.len()).filter(|&p| is_installed(p)).chain(essential).collect();
     if !base.is_empty() {
-        steps.push(Step::Preinst(base.iter().copied().filter(|p| has_preinst(p)).collect()));
+        steps.push(first(base.iter().copied().filter(is_first).collect()));
         steps.push(Step::Configure(base));
     }
-    steps.push(Step::Seed);
+    if !matches!(begin, Begin::Layer { seed: false, .. }) {
+        steps.push(Step::Seed);
+    }
     let all: BTreeSet<usize> = (0..packages.len()).filter(|p| !configured.contains(p)).collect();
-    let mut waiting: Vec<usize> = graph.in_order(&all).into_iter().filter(has_preinst).collect();
+    let mut waiting: Vec<usize> = graph.in_order(&all).into_iter().filter(is_first).collect();
     while !waiting.is_empty() {
         let needs = |p: usize| graph.closure(&graph.pre_depends[p]);
         let ready = |&p: &usize| {
@@ -90,7 +98,7 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
             steps.push(Step::Configure(wanted_in_order));
             configured.extend(wanted);
         }
-        steps.push(Step::Preinst(now));
+        steps.push(first(now));
     }
     steps.push(Step::ConfigureAll);
     Ok(steps)
@@ -261,6 +269,7 @@ fn wishes(control: &Stanza, field: &str, package: &UnpackedPackage) -> Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artefacts::Layer;
 
     fn package(name: &str, fields: &str, scripts: &[&str]) -> UnpackedPackage {
         UnpackedPackage {
@@ -273,6 +282,7 @@ mod tests {
             scripts: scripts.iter().map(|s| s.to_string()).collect(),
             diverts: false,
             newest: 0,
+            layer: Layer::default(),
             state: PackageState::Unpacked,
         }
     }
@@ -285,6 +295,7 @@ mod tests {
                 Step::Register => "register".into(),
                 Step::SecondStage => "second stage".into(),
                 Step::Unpack(debs) => format!("unpack {}", debs.join(" ")),
+                Step::UnpackPackages(p) => format!("unpack packages {}", list(p)),
                 Step::Preinst(p) => format!("preinst {}", list(p)),
                 Step::Configure(p) => format!("configure {}", list(p)),
                 Step::Seed => "seed".into(),
@@ -352,6 +363,29 @@ mod tests {
         );
         let steps = plan(&packages, &Begin::Unpack(vec!["/a.deb".into(), "/b.deb".into()])).expect("a plan");
         assert_eq!(named(&packages, &steps), ["unpack /a.deb /b.deb"]);
+    }
+
+    #[test]
+    fn a_layer_is_unpacked_where_it_may_run_preinst_scripts() {
+        let mut packages = vec![
+            package("app", "Pre-Depends: helper\nDepends: base\n", &[]),
+            package("base", "Essential: yes\n", &["preinst"]),
+            package("helper", "Depends: base, tool\n", &[]),
+            package("tool", "Depends: base\n", &["preinst", "postinst"]),
+        ];
+        packages[1].state = PackageState::Installed;
+        let begin = |seed| Begin::Layer { debs: "/debs".into(), seed };
+        let steps = plan(&packages, &begin(true)).expect("a plan");
+        let expected = [
+            "seed",
+            "unpack packages tool helper",
+            "configure tool helper",
+            "unpack packages app",
+            "configure -a",
+        ];
+        assert_eq!(named(&packages, &steps), expected);
+        let steps = plan(&packages, &begin(false)).expect("a plan");
+        assert_eq!(named(&packages, &steps), expected[1..]);
     }
 
     #[test]

@@ -25,12 +25,18 @@ use super::{
 };
 use crate::{
     Context, Error, Result,
-    artefacts::{Begin, IdentityPolicy, UnpackedPackage},
+    artefacts::{Begin, IdentityPolicy, PackageState, UnpackedPackage},
     report::{Event, Reporter, Stage, clock},
 };
 
 /// The descriptor on which dpkg says what it does. Scripts inherit it; above what shells use.
 const STATUS_FD: i32 = 9;
+
+/// dpkg's option that leaves triggers for a later run.
+const NO_TRIGGERS: &str = "--no-triggers";
+
+/// Where the debs of a layer are inside, without a leading slash: a mount, and so no change.
+pub(super) const DEBS: &str = ".treestrap/debs";
 
 /// How long output of processes that a script left behind is waited for.
 const AFTERMATH: Duration = Duration::from_millis(200);
@@ -243,14 +249,16 @@ impl<'a> Scripts<'a> {
             Step::Register => self.register(),
             Step::SecondStage => self.second_stage(),
             Step::Unpack(debs) => self.unpack(debs),
+            Step::UnpackPackages(list) => self.unpack_packages(list),
             Step::Preinst(list) => list.iter().try_for_each(|&index| self.preinst(&packages[index])),
             Step::Configure(list) => {
-                let names: Vec<&str> =
-                    list.iter().map(|&index| packages[index].qualified_name.as_str()).collect();
-                self.dpkg(&names)
+                let names = list.iter().map(|&index| packages[index].qualified_name.as_str());
+                self.dpkg("--configure", names)
             }
             Step::Seed => self.seed(),
-            Step::ConfigureAll => self.dpkg(&["-a"]).and_then(|()| self.check_all_installed()),
+            Step::ConfigureAll => {
+                self.dpkg("--configure", ["-a"].into_iter()).and_then(|()| self.check_all_installed())
+            }
         }
     }
 
@@ -306,6 +314,15 @@ impl<'a> Scripts<'a> {
             true => Ok(()),
             false => Err(self.failure("dpkg", &heading, &how(status.outcome))),
         }
+    }
+
+    /// Lets dpkg unpack packages of this layer.
+    fn unpack_packages(&mut self, list: &[usize]) -> Result<()> {
+        let packages = self.inputs.composed.packages.as_slice();
+        let debs = list.iter().map(|&index| format!("/{DEBS}/{}", packages[index].deb_name()));
+        // Triggers wait until all is configured, as when apt installs something.
+        let words: Vec<String> = [NO_TRIGGERS.to_owned()].into_iter().chain(debs).collect();
+        self.dpkg("--unpack", words.iter().map(String::as_str))
     }
 
     /// A preinst script as dpkg runs it for a package that never was installed (deb-preinst(5),
@@ -379,13 +396,14 @@ impl<'a> Scripts<'a> {
         version.split_once(':').map_or(version, |(_, rest)| rest).to_owned()
     }
 
-    fn dpkg(&mut self, what: &[&str]) -> Result<()> {
+    fn dpkg<'w>(&mut self, action: &str, what: impl Iterator<Item = &'w str>) -> Result<()> {
+        let what: Vec<&str> = what.collect();
         let fd = STATUS_FD.to_string();
         let mut arguments = vec!["dpkg", "--status-fd", &fd];
         arguments.extend(DPKG_OPTIONS);
-        arguments.push("--configure");
-        arguments.extend(what);
-        let heading = format!("dpkg --configure {}", what.join(" "));
+        arguments.push(action);
+        arguments.extend(&what);
+        let heading = format!("dpkg {action} {}", what.join(" "));
         let (status, failures) = self.command(&heading, Command::new(arguments.iter().copied()), None)?;
         self.seconds.end();
         if let Some(failure) = failures.into_iter().next() {
@@ -629,6 +647,12 @@ impl Follower<'_> {
         Ok(())
     }
 
+    /// Whether a package is of a layer below, and has only had its triggers processed.
+    fn was_installed(&self, name: &str) -> bool {
+        let mut packages = self.inputs.composed.packages.iter();
+        packages.any(|package| package.qualified_name == name && package.state == PackageState::Installed)
+    }
+
     /// A line of output. dpkg's own headings tell where a package's begin: they come through the same
     /// pipe as what scripts print, which its status lines do not.
     fn output(&mut self, line: &str) -> Result<()> {
@@ -641,9 +665,14 @@ impl Follower<'_> {
     fn status(&mut self, line: &str, said: &Receiver<Said>, failures: &mut Vec<Error>) -> Result<()> {
         match status_fd::parse(line) {
             Some(Line::Processing { package, stage }) => {
-                self.seconds.begin(package, if stage == "trigproc" { "triggers" } else { "configure" });
+                let what = match stage {
+                    "trigproc" => "triggers",
+                    "install" | "upgrade" => "unpack",
+                    _ => "configure",
+                };
+                self.seconds.begin(package, what);
             }
-            Some(Line::Status { package, status: "installed" }) => {
+            Some(Line::Status { package, status: "installed" }) if !self.was_installed(package) => {
                 self.seconds.installed.insert(package.to_owned());
                 self.reporter.event(Event::Progress {
                     image: self.inputs.composed.image.clone(),

@@ -13,7 +13,7 @@ use tar::EntryType;
 
 use super::{
     names_in,
-    tar_writer::{Entry, Owners, TarWriter},
+    tar_writer::{Dialect, Entry, Owners, TarWriter},
 };
 use crate::{
     artefacts::Metadata,
@@ -49,7 +49,7 @@ pub fn folder_tar(
     let mut writer = Writer {
         newest,
         overrides,
-        out: TarWriter::new(out, owners),
+        out: TarWriter::new(out, owners, Dialect::Pax),
         links: HashMap::new(),
         sockets: Vec::new(),
     };

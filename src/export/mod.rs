@@ -1,6 +1,7 @@
-//! The export stage: an image's tree for the outside world, as a tar file or as a folder; and a folder's
-//! tree as a tar file.
+//! The export stage: an image's tree for the outside world, as a tar file or as a folder; a folder's tree as
+//! a tar file; a package of the repository as a deb.
 
+mod deb;
 mod folder;
 mod folder_tar;
 mod tar;
@@ -9,6 +10,7 @@ mod tar_writer;
 use std::collections::HashMap;
 
 pub use self::{
+    deb::deb,
     folder::folder,
     folder_tar::{Override, folder_tar},
     tar::tar,

@@ -6,7 +6,7 @@ use tar::EntryType;
 
 use super::{
     HardLinks, names,
-    tar_writer::{Entry, Owners, TarWriter},
+    tar_writer::{Dialect, Entry, Owners, TarWriter},
 };
 use crate::{
     digest::Sha256,
@@ -25,7 +25,7 @@ pub fn tar(store: &Store, commit: Sha256, out: &mut dyn Write) -> Result<()> {
         groups: names(store, &mut root, "etc/group")?,
     };
     let links = HardLinks::of(store, commit)?;
-    let mut writer = Writer { store, out: TarWriter::new(out, owners), links };
+    let mut writer = Writer { store, out: TarWriter::new(out, owners, Dialect::Pax), links };
     writer.folder(&mut root, "")?;
     writer.out.finish()
 }

@@ -1,4 +1,4 @@
-//! Entries of a tar file: ustar headers, with pax records (pax(1)) where ustar has no room; extended
+//! Entries of a tar file: ustar headers, with pax records (pax(1)) or GNU's entries where ustar has no room; extended
 //! attributes as `SCHILY.xattr.NAME`, which GNU tar, libarchive and bsdtar read. Paths begin with `./`,
 //! owners have the names that the tree's own passwd and group files give them.
 
@@ -22,6 +22,16 @@ const USTAR_SIZE_MAX: u64 = 0o77_777_777_777;
 const USTAR_NAME_MAX: usize = 100;
 /// The longest user or group name in a ustar header, with its NUL.
 const USTAR_OWNER_MAX: usize = 31;
+
+/// What is written where ustar has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Records of pax.
+    Pax,
+    /// GNU's entries for long names, which is what dpkg reads; it refuses records of pax (dpkg's
+    /// lib/dpkg/tarfn.c, `tar_extractor`). There is no form for anything else.
+    Gnu,
+}
 
 /// The names of users and groups, by number.
 #[derive(Debug, Default)]
@@ -61,11 +71,12 @@ impl<'a> Entry<'a> {
 pub(super) struct TarWriter<'a> {
     out: tar::Builder<&'a mut dyn Write>,
     owners: Owners,
+    dialect: Dialect,
 }
 
 impl<'a> TarWriter<'a> {
-    pub(super) fn new(out: &'a mut dyn Write, owners: Owners) -> Self {
-        TarWriter { out: tar::Builder::new(out), owners }
+    pub(super) fn new(out: &'a mut dyn Write, owners: Owners, dialect: Dialect) -> Self {
+        TarWriter { out: tar::Builder::new(out), owners, dialect }
     }
 
     /// Writes the end.
@@ -114,11 +125,33 @@ impl<'a> TarWriter<'a> {
             }
         }
         header.set_cksum();
-        if !records.is_empty() {
-            let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
-            self.out.append_pax_extensions(records).context("writing the tar")?;
+        match self.dialect {
+            _ if records.is_empty() => {}
+            Dialect::Pax => {
+                let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+                self.out.append_pax_extensions(records).context("writing the tar")?;
+            }
+            Dialect::Gnu => records.iter().try_for_each(|(key, value)| self.gnu_entry(key, value))?,
         }
         self.out.append(&header, content).context("writing the tar")
+    }
+
+    /// Writes what a record would have as an entry before the one it belongs to (tar(5), "GNU tar
+    /// Archives").
+    fn gnu_entry(&mut self, key: &str, value: &[u8]) -> Result<()> {
+        let kind = match key {
+            "path" => EntryType::GNULongName,
+            "linkpath" => EntryType::GNULongLink,
+            _ => return Err(Error::input(format!("{key} cannot be in a tar for dpkg"))),
+        };
+        let value = [value, b"\0"].concat();
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_path("././@LongLink").context("a name that is known")?;
+        header.set_size(value.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        self.out.append(&header, value.as_slice()).context("writing the tar")
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     data::{Data, digits, normal_path},
 };
 use crate::{
-    artefacts::{IngestedPackage, Metadata},
+    artefacts::{IngestedPackage, Layer, Metadata},
     debian::{changelog::Changelog, deb822},
     digest::Sha256,
     error::{Context, Error, Result},
@@ -99,7 +99,14 @@ impl Ingester {
         let (commit, bytes) = self.write_commit(deb, &control, data)?;
         self.finished(deb, commit, bytes)?;
         let Control { name, version, architecture, .. } = control;
-        Ok(Adopted::Taken(IngestedPackage { name, version, architecture, deb, commit }))
+        Ok(Adopted::Taken(IngestedPackage {
+            name,
+            version,
+            architecture,
+            deb,
+            commit,
+            layer: Layer::default(),
+        }))
     }
 
     /// What the data member's reader would know of a tree; or why that cannot be told.

@@ -190,6 +190,7 @@ fn ingested(package: &LockedPackage, commit: Sha256) -> IngestedPackage {
         architecture: package.architecture.clone(),
         deb: package.sha256,
         commit,
+        layer: package.layer(),
     }
 }
 

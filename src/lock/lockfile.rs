@@ -11,12 +11,14 @@
 //! | `Treestrap-Repository` | each | the manifest's name of the repository |
 //! | `Treestrap-Suite` | each | the suite there |
 //! | `Treestrap-Reason` | each | why it is in: `requested`, `essential`, `depends of X`, … |
+//! | `Treestrap-Layer` | each that is not in layer 0 | when it is installed ([`Layer`](crate::artefacts::Layer)) |
+//! | `Treestrap-From` | each that a base brings | the image that this one continues from |
 
 use std::path::Path;
 
 use crate::{
     Error, Result,
-    artefacts::{LockedPackage, Lockfile},
+    artefacts::{LAYER, LockedPackage, Lockfile},
     debian::{
         architecture,
         deb822::{self, Stanza},
@@ -116,6 +118,11 @@ fn locked_package(stanza: Stanza) -> Result<LockedPackage, String> {
         },
     };
     let sha256: Sha256 = field("SHA256")?.parse().map_err(|error| format!("SHA256: {error}"))?;
+    if let Some(number) = stanza.get(LAYER)
+        && number.parse::<u32>().is_err()
+    {
+        return Err(format!("{LAYER}: {number:?} is no number"));
+    }
     let repository = stanza.get(REPOSITORY).map(str::to_owned);
     Ok(LockedPackage {
         name,

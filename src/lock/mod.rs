@@ -4,7 +4,8 @@
 //! ([`signature`], `releases`, `dates`). [`resolve`] chooses as apt does (`selection`, `marking`,
 //! `problem`, `garbage` are the parts of apt's algorithm, over the `universe` of all packages and
 //! the `policy` of pins); docs/resolver.md shows how equal the choice is. Where apt gives up,
-//! `complete` searches on. `closure` looks at finished locks.
+//! `complete` searches on. `closure` looks at finished locks. `layers` says which packages come first where an
+//! image continues from another one, or from what it was.
 
 mod apt_configuration;
 mod closure;
@@ -13,6 +14,7 @@ mod dates;
 mod garbage;
 pub mod index;
 pub mod indexes;
+mod layers;
 pub mod lockfile;
 mod marking;
 mod policy;
@@ -27,6 +29,7 @@ mod test_archive;
 mod universe;
 
 pub use closure::{check, why};
+pub use layers::{Base, check_base, resolve_layers};
 pub use resolve::{EMULATOR, TWIN, candidate, digest, of_priority, resolve, resolve_tools};
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ fn request(packages: &str) -> Request {
     };
     Request {
         image: "test".to_owned(),
+        from: None,
         architecture: "amd64".to_owned(),
         repositories: vec![Repository {
             name: "debian".to_owned(),

@@ -156,6 +156,11 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Whether a key is there and a string.
     pub(super) fn is_text(&self, key: &str) -> bool {
         matches!(self.table.get(key).map(Spanned::get_ref), Some(DeValue::String(_)))

@@ -11,6 +11,7 @@ use crate::{
 /// The keys of an image.
 const KEYS: &[&str] = &[
     "arch",
+    "from",
     "packages",
     "repos",
     "dependencies",
@@ -23,6 +24,10 @@ const KEYS: &[&str] = &[
     "emulate",
     "identity",
 ];
+
+/// The keys that an image cannot have which continues from another one: they are that one's.
+const KEYS_OF_BASE: &[&str] =
+    &["arch", "repos", "dependencies", "recommends", "essential", "priority", "identity"];
 
 /// The values of `identity`.
 const IDENTITIES: &[(&str, IdentityPolicy)] = &[
@@ -46,16 +51,98 @@ pub(super) fn read_all(root: &Section<'_>, repositories: &[Repository]) -> Resul
             .incomplete("no image: nothing to build")
             .hint("add [images.NAME] with arch = \"armhf\" and packages = [\"systemd-sysv\"]"));
     }
-    sections.iter().map(|(name, section)| read(name, section, repositories)).collect()
+    let reader = Reader { sections: &sections, repositories };
+    sections.iter().map(|(name, section)| reader.image(name, section, &mut Vec::new())).collect()
+}
+
+/// All sections, since one may name another.
+struct Reader<'a> {
+    sections: &'a [(Spanned<String>, Section<'a>)],
+    repositories: &'a [Repository],
+}
+
+impl Reader<'_> {
+    /// `above`: the images that continue from this one.
+    fn image<'n>(
+        &'n self,
+        name: &'n Spanned<String>,
+        section: &Section<'_>,
+        above: &mut Vec<&'n str>,
+    ) -> Result<Image> {
+        if let Err(error) = check_name(name.get_ref()) {
+            return Err(section.error(name.span(), &error).hint(error.get_hint().unwrap_or_default()));
+        }
+        let Some(from) = section.text("from")? else { return read(name, section, self.repositories) };
+        above.push(name.get_ref());
+        let base = self.base(section, &from, above)?;
+        continued(name, section, base)
+    }
+
+    /// The image that another one continues from.
+    fn base<'n>(
+        &'n self,
+        section: &Section<'_>,
+        from: &Spanned<String>,
+        above: &mut Vec<&'n str>,
+    ) -> Result<Image> {
+        if above.contains(&from.get_ref().as_str()) {
+            let circle = format!("{} -> {}", above.join(" -> "), from.get_ref());
+            let error =
+                section.error(from.span(), format!("{} leads in a circle: {circle}", section.path("from")));
+            return Err(error.hint("let one of them ask for all of its packages itself"));
+        }
+        match self.sections.iter().find(|(name, _)| name.get_ref() == from.get_ref()) {
+            Some((name, base)) => self.image(name, base, above),
+            None => {
+                let names: Vec<&str> =
+                    self.sections.iter().map(|(name, _)| name.get_ref().as_str()).collect();
+                let error = section.error(from.span(), format!("there is no [images.{}]", from.get_ref()));
+                Err(error.hint(did_you_mean(from.get_ref(), &names, "images")))
+            }
+        }
+    }
+}
+
+/// An image that continues from another one.
+fn continued(name: &Spanned<String>, section: &Section<'_>, base: Image) -> Result<Image> {
+    let base_name = base.request.image.clone();
+    if let Some(key) = KEYS_OF_BASE.iter().find(|key| section.has(key)) {
+        let message = format!("{} is that of {base_name}, from which the image continues", section.path(key));
+        return Err(section.incomplete(message).hint(format!("leave {key} out, or from")));
+    }
+    let mut request =
+        Request { image: name.get_ref().clone(), from: Some(base_name.clone()), ..base.request.clone() };
+    for wanted in packages(section)? {
+        match request.packages.iter().find(|other| other.name == wanted.name) {
+            Some(other) if *other == wanted => {}
+            Some(_) => {
+                let message = format!("asks for {} in another way than {base_name}", wanted.name);
+                return Err(section.incomplete(message).hint("leave it out here, or ask for it here alone"));
+            }
+            None => request.packages.push(wanted),
+        }
+    }
+    request.pins.extend(pins(section)?);
+    let lock = section.folder().join(format!("{}.lock", name.get_ref()));
+    let patterns_of = |key, of_base: &[String]| -> Result<Vec<String>> {
+        Ok(of_base.iter().cloned().chain(patterns(section, key)?).collect())
+    };
+    Ok(Image {
+        request,
+        lock,
+        preseed: preseed(section)?.or_else(|| base.preseed.clone()),
+        accelerate: patterns_of("accelerate", &base.accelerate)?,
+        emulate: patterns_of("emulate", &base.emulate)?,
+        identity: base.identity,
+        base: Some(Box::new(base)),
+    })
 }
 
 fn read(name: &Spanned<String>, section: &Section<'_>, repositories: &[Repository]) -> Result<Image> {
-    if let Err(error) = check_name(name.get_ref()) {
-        return Err(section.error(name.span(), &error).hint(error.get_hint().unwrap_or_default()));
-    }
     let request = Request {
         image: name.get_ref().clone(),
         architecture: architecture(section)?,
+        from: None,
         repositories: chosen(section, repositories)?,
         packages: packages(section)?,
         dependencies: section.boolean("dependencies")?.unwrap_or(true),
@@ -70,7 +157,15 @@ fn read(name: &Spanned<String>, section: &Section<'_>, repositories: &[Repositor
     }
     let lock = section.folder().join(format!("{}.lock", name.get_ref()));
     let (accelerate, emulate) = (patterns(section, "accelerate")?, patterns(section, "emulate")?);
-    Ok(Image { request, lock, preseed: preseed(section)?, accelerate, emulate, identity: identity(section)? })
+    Ok(Image {
+        request,
+        lock,
+        preseed: preseed(section)?,
+        accelerate,
+        emulate,
+        identity: identity(section)?,
+        base: None,
+    })
 }
 
 /// A file's name, or a list of answers.

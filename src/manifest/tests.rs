@@ -169,7 +169,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "essential = false",
         "files = \"overlay/\"",
         "19:1: unknown key \"files\" in [images.zeta]",
-        "known keys here: arch, packages, repos, dependencies, recommends, essential, priority, pins, preseed, accelerate, emulate, identity",
+        "known keys here: arch, from, packages, repos, dependencies, recommends, essential, priority, pins, preseed, accelerate, emulate, identity",
     ),
     // types
     (
@@ -330,6 +330,52 @@ fn each_mistake_says_where_it_is_and_what_to_do() {
         let error = parse(&FULL.replacen(good, bad, 1)).expect_err(bad);
         assert_eq!(error.to_string(), format!("boards/treestrap.toml:{message}"), "{bad}");
         assert_eq!(error.get_hint().unwrap_or(""), *hint, "{bad}");
+    }
+}
+
+/// Two images and what the second one has.
+fn continuing(keys: &str) -> Result<Manifest, Error> {
+    let base = "[repos.d]\nsuites = [\"sid\"]\n[images.base]\narch = \"armhf\"\nrecommends = true\n\
+                packages = [\"nginx\", \"exim4-\"]\npreseed = [\"a b c d\"]\nidentity = \"remove\"\n[images.own]\n";
+    parse(&format!("{base}{keys}"))
+}
+
+#[test]
+fn an_image_has_what_it_continues_from() {
+    let manifest =
+        continuing("from = \"base\"\npackages = [\"htop\", \"nginx\"]\n").expect("a good manifest");
+    let [base, own] = manifest.images.as_slice() else { panic!("{manifest:?}") };
+    let names: Vec<&str> = own.request.packages.iter().map(|wanted| wanted.name.as_str()).collect();
+    assert_eq!(names, ["nginx", "exim4", "htop"]);
+    assert_eq!((own.base.as_deref(), own.request.from.as_deref()), (Some(base), Some("base")));
+    assert_eq!((&own.preseed, own.identity), (&base.preseed, IdentityPolicy::Remove));
+    assert!(own.request.recommends && own.lock.ends_with("own.lock"));
+    // The one that another continues from may come later.
+    let text = "[repos.d]\nsuites = [\"sid\"]\n[images.a]\nfrom = \"b\"\npackages = [\"htop\"]\n[images.b]\narch = \"armhf\"\n\
+                packages = []\n";
+    assert_eq!(parse(text).expect("a good manifest").images[0].request.architecture, "armhf");
+    for (keys, message, hint) in [
+        ("from = \"bsae\"\npackages = []\n", "10:8: there is no [images.bsae]", "did you mean \"base\"?"),
+        (
+            "from = \"own\"\npackages = []\n",
+            "10:8: images.own.from leads in a circle: own -> own",
+            "let one of them ask for all of its packages itself",
+        ),
+        (
+            "from = \"base\"\narch = \"armhf\"\npackages = []\n",
+            "9:9: [images.own] images.own.arch is that of base, from which the image continues",
+            "leave arch out, or from",
+        ),
+        (
+            "from = \"base\"\npackages = [\"exim4\"]\n",
+            "9:9: [images.own] asks for exim4 in another way than base",
+            "leave it out here, or ask for it here alone",
+        ),
+        ("from = \"base\"\n", "9:9: [images.own] needs packages, such as packages = [\"systemd-sysv\"]", ""),
+    ] {
+        let error = continuing(keys).expect_err(keys);
+        assert_eq!(error.to_string(), format!("boards/treestrap.toml:{message}"), "{keys}");
+        assert_eq!(error.get_hint().unwrap_or(""), hint, "{keys}");
     }
 }
 

@@ -170,7 +170,7 @@ pub(super) fn composed(session: &Session<'_>, image: &Image, composed: &Composed
 }
 
 /// The lock's entries of what was composed: the lock may have changed since.
-fn locked(image: &Image, composed: &Composed) -> Result<Vec<LockedPackage>> {
+pub(super) fn locked(image: &Image, composed: &Composed) -> Result<Vec<LockedPackage>> {
     let lockfile = super::locks::read(&image.lock)?;
     let key = |name: &str, version: &str, architecture: &str| format!("{name}_{version}_{architecture}");
     let composed: BTreeSet<String> = composed

@@ -1,18 +1,20 @@
 //! `build`: all stages of several images, doing only what is missing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
-use super::{LockMode, Session, StageTwo, acceleration, compose_locked, locks, pool, stage_two, tools};
+use super::{
+    LockMode, Session, StageTwo, acceleration, compose_locked, layers::Unfinished, locks, pool, stage_two,
+    tools,
+};
 use crate::{
     Error, Result,
     artefacts::{Committed, Image, Lockfile},
     configure::{AccelerationWish, Requirements},
-    digest::Sha256,
     store::Store,
 };
 
@@ -81,8 +83,8 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
 struct Shared {
     /// What one image needs on this machine, others do: the second finds what the first has fetched.
     tools: Mutex<()>,
-    /// By the digest of what determines them: of images that are the same, one is made.
-    same: Mutex<BTreeMap<Sha256, Arc<Mutex<()>>>>,
+    /// Trees that somebody makes.
+    unfinished: Unfinished,
 }
 
 /// The image's lock; makes one, and says so, where there is none.
@@ -107,12 +109,9 @@ fn build_one(
     session.check_stop()?;
     let composed = compose_locked(session, image, lockfile)?;
     let store = Store::open(&session.repo)?;
-    let digest = stage_two::digest(image, &composed)?;
-    let same = {
-        let mut same = shared.same.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(same.entry(digest).or_default())
-    };
-    let _alone = same.lock().unwrap_or_else(PoisonError::into_inner);
+    let digest = stage_two::digest(image, stage_two::source(&store, composed.commit)?)?;
+    let tree = shared.unfinished.tree(digest);
+    let _alone = tree.lock().unwrap_or_else(PoisonError::into_inner);
     // What a finished image was made with is not known to meet a requirement: make it again.
     if options.require.is_empty()
         && let Some(committed) = stage_two::remembered(session, &store, image, &composed)?
@@ -125,5 +124,5 @@ fn build_one(
         acceleration::fetch(session, image, lockfile)?;
     }
     drop(alone);
-    stage_two::configure_composed(session, image, options, &composed)
+    stage_two::configure_composed(session, image, options, &composed, &shared.unfinished)
 }

@@ -14,6 +14,11 @@ use crate::{
 /// Resolves one image and writes its lock.
 pub fn lock(session: &Session<'_>, image: &Image, mode: LockMode) -> Result<Locked> {
     let request = &image.request;
+    let base = base(session, image, mode)?;
+    let is_of_base = |lockfile: &Lockfile| match &base {
+        Some((name, base)) => lock::check_base(lockfile, (name, base)),
+        None => Ok(()),
+    };
     let previous = match read_if_there(&image.lock)? {
         Some(previous) => Some(previous),
         None if mode == LockMode::Check => return Err(missing(&image.lock)),
@@ -22,17 +27,41 @@ pub fn lock(session: &Session<'_>, image: &Image, mode: LockMode) -> Result<Lock
     let unchanged = |lockfile| Ok(Locked { lockfile, path: image.lock.clone(), written: false });
     match previous {
         Some(previous) if mode == LockMode::Check => {
-            lock::check(request, &previous).with_context(|| image.lock.display().to_string())?;
+            lock::check(request, &previous)
+                .and_then(|()| is_of_base(&previous))
+                .with_context(|| image.lock.display().to_string())?;
             unchanged(previous)
         }
-        Some(previous) if mode == LockMode::Keep && previous.request == Some(lock::digest(request)) => {
+        Some(previous)
+            if mode == LockMode::Keep
+                && previous.request == Some(lock::digest(request))
+                && is_of_base(&previous).is_ok() =>
+        {
             unchanged(previous)
         }
         previous => session.stage(&request.image, Stage::Lock, None, "indexes", || {
-            let locked = resolve(session, image, previous, mode == LockMode::Update)?;
-            let summary = format!("{} packages", locked.lockfile.packages.len());
+            let base = base.as_ref().map(|(name, lockfile)| (*name, lockfile));
+            let locked = resolve(session, image, previous, base, mode == LockMode::Update)?;
+            let summary = summary(&locked.lockfile);
             Ok((locked, summary))
         }),
+    }
+}
+
+/// The image that another one continues from: its name and its lock, which is made where there is none.
+fn base<'i>(session: &Session<'_>, image: &'i Image, mode: LockMode) -> Result<Option<(&'i str, Lockfile)>> {
+    let Some(base) = &image.base else { return Ok(None) };
+    let mode = if mode == LockMode::Check { mode } else { LockMode::Keep };
+    Ok(Some((&base.request.image, lock(session, base, mode)?.lockfile)))
+}
+
+/// One line: how many packages, and how many of them come when the others are finished.
+fn summary(lockfile: &Lockfile) -> String {
+    let top = lockfile.packages.iter().map(|package| package.layer().number).max().unwrap_or_default();
+    let added = lockfile.packages.iter().filter(|package| package.layer().number == top).count();
+    match top {
+        0 => format!("{} packages", lockfile.packages.len()),
+        _ => format!("{} packages, {added} of them in a layer of their own", lockfile.packages.len()),
     }
 }
 
@@ -61,7 +90,13 @@ fn missing(path: &Path) -> Error {
     Error::input(format!("{}: there is no such lock", path.display())).hint(format!("treestrap lock {image}"))
 }
 
-fn resolve(session: &Session<'_>, image: &Image, previous: Option<Lockfile>, update: bool) -> Result<Locked> {
+fn resolve(
+    session: &Session<'_>,
+    image: &Image,
+    previous: Option<Lockfile>,
+    base: Option<(&str, &Lockfile)>,
+    update: bool,
+) -> Result<Locked> {
     let request = &image.request;
     let acquire = Acquire::new(session.offline, session.stop);
     // The tools' index comes from the same archives: get both at the same time.
@@ -70,7 +105,8 @@ fn resolve(session: &Session<'_>, image: &Image, previous: Option<Lockfile>, upd
         let indexes = obtain(session, request, &architectures(request), &acquire);
         (indexes, tools.join().unwrap_or_else(|_| Err(Error::bug("the search for tools panicked"))))
     });
-    let lockfile = lock::resolve(request, &indexes?, previous.as_ref().filter(|_| !update))?;
+    let kept = previous.as_ref().filter(|_| !update);
+    let lockfile = lock::resolve_layers(request, &indexes?, kept, base)?;
     let (lockfile, written) = match previous {
         // One that another tool made stays as it is, while it has the same packages.
         Some(previous) if previous.request.is_none() && same_packages(&previous, &lockfile) => {

@@ -15,6 +15,7 @@
 //! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
+//! | `layers` | no verb: images that continue from a finished tree |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
 
 mod acceleration;
@@ -22,6 +23,7 @@ mod build;
 mod comparison;
 mod dates;
 mod import;
+mod layers;
 mod listings;
 mod locks;
 pub mod multistrap;
@@ -42,7 +44,7 @@ use std::{
 
 use crate::{
     Context, Error, Result,
-    artefacts::{Composed, Image, Lockfile},
+    artefacts::{Composed, Image, Ingested, Lockfile},
     compose,
     digest::Sha256,
     error::Kind,
@@ -125,11 +127,15 @@ pub fn compose(session: &Session<'_>, image: &Image) -> Result<Composed> {
 
 /// Stage 1, for a lock that was read.
 fn compose_locked(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<Composed> {
+    compose_ingested(session, image, &pool::ingested(session, lockfile)?)
+}
+
+/// Stage 1, of packages that are in the repository.
+fn compose_ingested(session: &Session<'_>, image: &Image, ingested: &Ingested) -> Result<Composed> {
     let request = &image.request;
-    let ingested = pool::ingested(session, lockfile)?;
-    session.stage(&request.image, Stage::Compose, Some(lockfile.packages.len() as u64), "packages", || {
+    session.stage(&request.image, Stage::Compose, Some(ingested.packages.len() as u64), "packages", || {
         let store = Store::open(&session.repo)?;
-        let composed = compose::compose(&store, &request.image, &request.architecture, &ingested, None)?;
+        let composed = compose::compose(&store, &request.image, &request.architecture, ingested, None)?;
         let summary = format!("{} packages, {}", composed.packages.len(), composed.commit);
         Ok((composed, summary))
     })

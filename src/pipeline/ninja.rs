@@ -9,7 +9,7 @@ use std::{
 use super::{Session, locks, pool, replace_file, stage_two};
 use crate::{
     Context, Error, Result,
-    artefacts::{Image, Preseed, StageTwo},
+    artefacts::{Image, Layer, Preseed, StageTwo},
     digest::Sha256,
     ninja::{self, Description, ImageDescription},
     store::records::FORMAT,
@@ -57,21 +57,27 @@ pub fn ninja(images: &[Image], ninja: &Ninja) -> Result<bool> {
 }
 
 fn describe(image: &Image) -> Result<ImageDescription> {
-    let preseed = match &image.preseed {
-        Some(Preseed::File(path)) => Some(text_of(path)?),
-        _ => None,
-    };
-    let lines = match &image.preseed {
-        Some(Preseed::Lines(lines)) => Some(lines),
-        _ => None,
-    };
-    // A file of answers is an input of its own. What decides in stage 1 is in the stamp.
-    let settings = (FORMAT, stage_two::settings(image), lines);
-    let settings = serde_json::to_vec(&settings).map_err(Error::bug)?;
+    let (mut preseeds, mut settings) = (Vec::new(), Vec::new());
+    // The image, and what it continues from.
+    let mut next = Some(image);
+    while let Some(image) = next {
+        let mut answers = None;
+        match &image.preseed {
+            Some(Preseed::File(path)) => preseeds.push(text_of(path)?),
+            Some(Preseed::Lines(lines)) => answers = Some(lines),
+            None => {}
+        }
+        // A file of answers is an input of its own. What decides in stage 1 is in the stamp.
+        let own = serde_json::to_vec(&(FORMAT, stage_two::settings(image), answers)).map_err(Error::bug)?;
+        settings.extend(own);
+        next = image.base.as_deref();
+    }
+    preseeds.dedup();
     Ok(ImageDescription {
         name: image.request.image.clone(),
         lock: text_of(&image.lock)?,
-        preseed,
+        preseeds,
+        base: image.request.from.clone(),
         settings: Sha256::of(&settings),
     })
 }
@@ -91,7 +97,14 @@ pub fn stamp(session: &Session<'_>, images: &[Image], path: &Path) -> Result<boo
         let _ = writeln!(text, "{} {}", request.image, request.architecture);
         for package in &ingested.packages {
             let (name, version, architecture) = (&package.name, &package.version, &package.architecture);
-            let _ = writeln!(text, "{} {name}_{version}_{architecture}", package.commit);
+            let _ = write!(text, "{} {name}_{version}_{architecture}", package.commit);
+            let Layer { number, from } = &package.layer;
+            match package.layer.is_lowest() {
+                true => text.push('\n'),
+                false => {
+                    let _ = writeln!(text, " layer {number} {}", from.as_deref().unwrap_or_default());
+                }
+            }
         }
     }
     write_if_changed(path, &text)

@@ -2,7 +2,7 @@
 //!
 //! | what | stays |
 //! |---|---|
-//! | images | those of the manifest; others too, imported ones among them, unless they are not wanted; not what earlier locks gave |
+//! | images | with what they continue from, those of the manifest; others too, imported ones among them, unless they are not wanted; not what earlier locks gave |
 //! | debs | those that a lock of the manifest names, and those of images that stay |
 //! | qemu-user, native programs | those that a lock of tools pins, or with which an image that stays was made |
 //! | other refs than treestrap's | all |
@@ -109,11 +109,17 @@ impl Kept {
             );
             made_with.extend(commit::accelerated(store, commit)?.map(|accelerated| accelerated.twins));
         }
-        let images: BTreeSet<Sha256> = all
-            .iter()
-            .filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name))
-            .map(|(_, &commit)| commit)
-            .collect();
+        let mut images: BTreeSet<Sha256> = BTreeSet::new();
+        for (_, &commit) in all.iter().filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name)) {
+            // With what they continue from.
+            let mut next = Some(commit);
+            while let Some(commit) = next.filter(|&commit| images.insert(commit)) {
+                next = match store.has_commit(commit)? {
+                    true => store.image_record(commit)?.and_then(|record| record.base),
+                    false => None,
+                };
+            }
+        }
         for (name, &commit) in all {
             let is_needed = if name.starts_with(MEMORY) {
                 images.contains(&commit)
@@ -140,9 +146,8 @@ impl Kept {
             return self.images.is_none();
         }
         let Some(rest) = name.strip_prefix(IMAGES) else { return false };
-        let image = rest.rsplit_once('/').map_or(rest, |(image, _)| image);
-        // What `verify` left belongs to its image.
-        let image = image.strip_suffix("/again").unwrap_or(image);
+        // What `verify` left, and layers that a killed run was making, belong to their image.
+        let image = rest.split_once('/').map_or(rest, |(image, _)| image);
         self.images.as_ref().is_none_or(|images| images.contains(image))
     }
 }

@@ -275,6 +275,7 @@ fn composed(name: &str, rootfs: &Rootfs) -> Composed {
         commit: Sha256::of(rootfs.listing.as_bytes()),
         packages: rootfs.packages.clone(),
         held: Vec::new(),
+        below: None,
     }
 }
 

@@ -4,10 +4,17 @@ use std::{collections::BTreeMap, ffi::OsString, fs::File, os::unix::ffi::OsStrin
 
 use serde_json::json;
 
-use super::{Session, StageTwo, acceleration, listings, not_built, tools};
+use super::{
+    Session, StageTwo, acceleration,
+    layers::{self, Unfinished},
+    listings, not_built, tools,
+};
 use crate::{
     Context, Error, Result,
-    artefacts::{Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, Preseed, SlowPackage},
+    artefacts::{
+        Accelerated, Begin, Committed, Composed, Configured, Image, Metadata, PackageState, Preseed,
+        SlowPackage, UnpackedPackage,
+    },
     commit::Adopter,
     compose,
     configure::{self, Acceleration, Adopt, Base, Changes, Requirements, Trial},
@@ -38,17 +45,19 @@ pub fn configure(session: &Session<'_>, image: &Image, options: &StageTwo) -> Re
     let composed = compose::load(&store, name)?.ok_or_else(|| {
         Error::input(format!("{name}: nothing is unpacked yet")).hint(format!("treestrap build {name}"))
     })?;
-    configure_composed(session, image, options, &composed)
+    configure_composed(session, image, options, &composed, &Unfinished::default())
 }
 
-/// Stage 2 of a tree that was just composed or loaded.
+/// Stage 2 of a tree that was just composed or loaded: of its topmost layer, after those below are finished.
 pub(super) fn configure_composed(
     session: &Session<'_>,
     image: &Image,
     options: &StageTwo,
     composed: &Composed,
+    unfinished: &Unfinished,
 ) -> Result<Committed> {
-    run_stage_two(session, image, options, composed, None).map(|(committed, _)| committed)
+    let composed = layers::on_what_is_below(session, image, options, composed, unfinished)?;
+    run_stage_two(session, image, options, &composed, None).map(|(committed, _)| committed)
 }
 
 /// The same, perhaps to see whether it comes out the same again.
@@ -64,17 +73,23 @@ pub(super) fn run_stage_two(
     let preseed = read_preseed(image)?;
     let store = Store::open(&session.repo)?;
     let emulator = tools::emulator(session, Some(image), &composed.architecture, &store)?;
-    let base = base(session, name, composed.commit)?;
+    let base = base(session, name, composed.tree())?;
     let wish = requirements.acceleration();
     let members = || acceleration::composed(session, image, composed);
     let acceleration = acceleration::prepare(session, image, composed, emulator.as_ref(), wish, members)?;
-    let total = composed.packages.len() as u64;
+    let debs = composed.below.map(|_| layers::write_debs(session, image, composed)).transpose()?;
+    let begin = match &debs {
+        Some(debs) => layers::begin(image, composed, debs)?,
+        None => Begin::Composed,
+    };
+    let to_do = |package: &&UnpackedPackage| package.state != PackageState::Installed;
+    let total = composed.packages.iter().filter(to_do).count() as u64;
     // The store's transaction begins with the first change: scripts may take minutes.
     let mut adopting = Adopting { repo: &session.repo, adopter: None };
     let configured = session.stage(name, Stage::Configure, Some(total), "packages", || {
         let inputs = configure::Inputs {
             composed,
-            begin: &Begin::Composed,
+            begin: &begin,
             base: &base,
             emulator: emulator.as_ref(),
             acceleration: acceleration.as_ref(),
@@ -93,11 +108,13 @@ pub(super) fn run_stage_two(
         Ok((configured, summary))
     })?;
     let committed = session.stage(name, Stage::Commit, None, "changes", || {
-        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), stage_two_inputs(image, preseed.as_deref()))]);
-        let committed = adopting.into_adopter()?.commit(composed, &configured, &extra)?;
-        if trial.is_none() {
-            store.set_reference(&memory_reference(digest(image, composed)?), committed.commit)?;
-        }
+        let inputs = stage_two_inputs(image, preseed.as_deref())?;
+        let extra = BTreeMap::from([(STAGE_TWO_KEY.to_owned(), inputs)]);
+        let memory = match trial {
+            None => Some(memory_reference(digest(image, source(&store, composed.commit)?)?)),
+            Some(_) => None,
+        };
+        let committed = adopting.into_adopter()?.commit(composed, &configured, &extra, memory.as_deref())?;
         let summary = format!("{} changes, {}", configured.changes.len(), committed.commit);
         Ok((committed, summary))
     })?;
@@ -106,6 +123,7 @@ pub(super) fn run_stage_two(
         ("what an earlier failed run left", configure::forget_kept(&session.kept(name))),
         ("the work folder", base.remove()),
         ("the work folder of native programs", acceleration.map_or(Ok(()), Acceleration::remove)),
+        ("the folder of debs", debs.map_or(Ok(()), |debs| debs.remove().context("removing a work folder"))),
     ] {
         if let Err(error) = result {
             session.reporter.warn(name, format!("{what} could not be removed: {error}"));
@@ -134,7 +152,8 @@ pub(super) fn remembered(
         return Ok(Some(committed));
     }
     let name = &image.request.image;
-    let commit = store.resolve(&memory_reference(digest(image, composed)?))?;
+    let source = source(store, composed.commit)?;
+    let commit = store.resolve(&memory_reference(digest(image, source)?))?;
     let Some(commit) = is_of(store, commit, image, composed)? else { return Ok(None) };
     store.set_reference(&configured_reference(name), commit)?;
     session.reporter.note(name, "configured before, of the same packages and settings: nothing is run again");
@@ -152,26 +171,44 @@ fn is_of(
         return Ok(None);
     };
     let same_tree = store.image_record(commit)?.is_some_and(|record| record.source == composed.commit);
-    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
-    let same_inputs = store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs);
-    Ok((same_tree && same_inputs).then_some(commit))
+    Ok((same_tree && has_settings(store, commit, image)?).then_some(commit))
 }
 
-/// The digest of all that determines the finished image.
-pub(super) fn digest(image: &Image, composed: &Composed) -> Result<Sha256> {
-    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref());
-    let text = serde_json::to_string(&(composed.commit, inputs)).map_err(Error::bug)?;
+/// Whether a finished tree was made with an image's settings.
+pub(super) fn has_settings(store: &Store, commit: Sha256, image: &Image) -> Result<bool> {
+    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref())?;
+    Ok(store.commit_value(commit, STAGE_TWO_KEY)? == Some(inputs))
+}
+
+/// The digest of what an unpacked tree was composed from.
+pub(super) fn source(store: &Store, unpacked: Sha256) -> Result<Sha256> {
+    let record = store.image_record(unpacked)?;
+    Ok(record.ok_or_else(|| Error::bug("an unpacked tree of another format"))?.source)
+}
+
+/// The digest of all that determines the finished image; `source`: that of what its tree is composed from.
+pub(super) fn digest(image: &Image, source: Sha256) -> Result<Sha256> {
+    let inputs = stage_two_inputs(image, read_preseed(image)?.as_deref())?;
+    let text = serde_json::to_string(&(source, inputs)).map_err(Error::bug)?;
     Ok(Sha256::of(text.as_bytes()))
 }
 
 /// What decides the result of stage 2 besides the composed tree.
-fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value {
+fn stage_two_inputs(image: &Image, preseed: Option<&[u8]>) -> Result<serde_json::Value> {
+    let mut inputs = own_inputs(image, preseed);
+    if let Some(base) = &image.base {
+        inputs["from"] = stage_two_inputs(base, read_preseed(base)?.as_deref())?;
+    }
+    Ok(inputs)
+}
+
+fn own_inputs(image: &Image, preseed: Option<&[u8]>) -> serde_json::Value {
     json!({ "rules": configure::RULES, "preseed": preseed.map(Sha256::of), "identity": image.identity })
 }
 
 /// The same without answers to packages' questions, which may be in a file.
 pub(super) fn settings(image: &Image) -> serde_json::Value {
-    stage_two_inputs(image, None)
+    own_inputs(image, None)
 }
 
 fn read_preseed(image: &Image) -> Result<Option<Vec<u8>>> {

@@ -6,7 +6,7 @@
 
 use std::{io::Read, time::SystemTime};
 
-use super::{Session, StageTwo, dates, locks, pool, stage_two};
+use super::{Session, StageTwo, dates, layers, locks, pool, stage_two};
 use crate::{
     Context, Error, Result,
     artefacts::{Composed, Configured, Image, Lockfile, TreeEntry},
@@ -94,8 +94,7 @@ fn make_again(
     }
     let begun = SystemTime::now();
     let trial = Trial::new(&session.work())?;
-    let (committed, configured) =
-        stage_two::run_stage_two(session, image, options, &composed_again, Some(&trial))?;
+    let (committed, configured) = layers::again(session, image, options, &composed_again, &trial)?;
     let again = committed.commit;
     let differences = differences(store, commit, again, Some(&trial))?;
     for (path, date) in dated(store, &configured, &dates::texts(begun, SystemTime::now()))? {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::tree::Tree;
 use crate::{
     Error, Result,
-    artefacts::{PackageState, UnpackedPackage},
+    artefacts::{Layer, PackageState, UnpackedPackage},
     debian::{
         deb822::{self, Stanza},
         triggers,
@@ -136,6 +136,7 @@ fn named(stanza: &Stanza, native: &str, state: PackageState) -> UnpackedPackage 
         scripts: Vec::new(),
         diverts: false,
         newest: 0,
+        layer: Layer::default(),
         state,
         name,
         architecture,

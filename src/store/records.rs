@@ -79,8 +79,12 @@ pub struct Conffile {
 pub struct ImageRecord {
     /// The image's architecture.
     pub architecture: String,
-    /// The digest of what it was composed from: it says whether it has to be composed again.
+    /// The digest of what it was composed from: it says whether it has to be composed again. Of a finished
+    /// tree, the commit that was composed.
     pub source: Sha256,
+    /// Of a finished tree that continues from another one, that one's commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Sha256>,
 }
 
 impl Store {

@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod import;
 mod interruption;
+mod layers;
 mod machine;
 mod memory;
 mod multistrap;

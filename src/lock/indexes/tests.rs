@@ -115,6 +115,7 @@ impl Archive {
     fn obtain(&self, repository: Repository, architectures: &[&str], offline: bool) -> Result<Vec<Index>> {
         let request = Request {
             image: "test".into(),
+            from: None,
             architecture: architectures[0].into(),
             repositories: vec![repository],
             packages: Vec::new(),
@@ -568,6 +569,7 @@ fn no_archive() -> Option<String> {
 fn obtain_real(suites: &[&str], architectures: &[&str], cache: &Path) -> Result<Vec<Index>> {
     let request = Request {
         image: "real".into(),
+        from: None,
         architecture: architectures[0].into(),
         repositories: vec![real(suites)],
         packages: Vec::new(),

@@ -37,6 +37,7 @@ impl Configuration {
         Ok(Request {
             image: image.to_owned(),
             architecture: architecture.to_owned(),
+            from: None,
             repositories: self.repositories(&self.bootstrap, signed_by),
             packages: self.packages()?,
             recommends: self.recommends,

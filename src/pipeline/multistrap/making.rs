@@ -103,6 +103,7 @@ fn image(session: &Session<'_>, order: &Order<'_>) -> Result<Image> {
         accelerate: Vec::new(),
         emulate: Vec::new(),
         identity: IdentityPolicy::default(),
+        base: None,
     })
 }
 
