@@ -8,6 +8,7 @@
 mod acceleration;
 mod changes;
 mod debconf;
+mod deferred;
 mod diversions;
 pub mod environment;
 mod identity;

@@ -15,7 +15,7 @@ use qemu::{crash::crashes, starts::Starts, twins::Plan};
 use sandbox::{Command, Outcome, Session, Status, Stdio};
 
 use super::{
-    Acceleration, Inputs,
+    Acceleration, Inputs, deferred,
     diversions::{self, Waiting},
     identity,
     journal::Journal,
@@ -197,11 +197,18 @@ impl<'a> Scripts<'a> {
     /// All steps that are left.
     pub(super) fn run(&mut self) -> Result<()> {
         let packages = self.inputs.composed.packages.as_slice();
+        let continues = matches!(self.inputs.begin, Begin::Layer { .. });
         let result = order::plan(packages, self.inputs.begin).and_then(|steps| {
+            if continues {
+                self.shell("switching off what the device does", &deferred::off())?;
+            }
             for step in steps.iter().skip(self.done) {
                 self.log_length = self.inputs.acceleration.map_or(0, Acceleration::log_length);
                 self.step(step)?;
                 self.done += 1;
+            }
+            if continues {
+                self.shell("switching it on", &deferred::on())?;
             }
             self.first_boot()
         });
@@ -459,12 +466,16 @@ impl<'a> Scripts<'a> {
             return Err(self.failure("dash", "looking for what identifies a device", &how(status.outcome)));
         }
         let Some(script) = identity::installation(&found) else { return Ok(()) };
-        let heading = format!("first boot: {}", found.join(", "));
-        let (status, _) = self.command(&heading, Command::new(["/bin/sh", "-c", &script]), None)?;
-        if status.success() {
-            return Ok(());
+        self.shell(&format!("first boot: {}", found.join(", ")), &script)
+    }
+
+    /// Runs a script of our own.
+    fn shell(&mut self, heading: &str, script: &str) -> Result<()> {
+        let (status, _) = self.command(heading, Command::new(["/bin/sh", "-ec", script]), None)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.failure("dash", heading, &how(status.outcome))),
         }
-        Err(self.failure("dash", &heading, &how(status.outcome)))
     }
 
     /// Runs a command, writes what it says to the log, and follows dpkg's status lines.
