@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, process::Command};
 use common::{
     account::Account,
     apt2ostree, base,
-    fixture::{Fixture, finish},
+    fixture::{Fixture, finish, ostree},
     tier::{Tier, needs},
 };
 
@@ -49,6 +49,8 @@ fn manifest() -> String {
     }
     text + &format!(
         "[images.foreign]\narch = \"armhf\"\nrepos = [\"bookworm\"]\npackages = [\"netbase\", \"libcap2-bin\"]\n\
+         [images.layered]\nfrom = \"foreign\"\npackages = [\"less\"]\n\
+         [images.flat]\narch = \"armhf\"\nrepos = [\"bookworm\"]\npackages = [\"netbase\", \"libcap2-bin\", \"less\"]\n\
          [images.native]\narch = {:?}\nrepos = [\"trixie\"]\npackages = [\"netbase\", \"systemd-sysv\"]\n",
         base::architecture()
     )
@@ -92,7 +94,7 @@ fn images_of_two_suites_and_architectures() {
     imported_packages_are_the_same(&fixture);
 
     let built = treestrap(&["build"]).ok();
-    for image in ["foreign", "native"] {
+    for image in ["foreign", "native", "layered"] {
         let checksum = fixture.rev(&format!("deb/images/{image}/configured")).expect("a configured image");
         assert!(built.stdout.lines().any(|line| line == format!("{image} {checksum}")), "{built}");
         let locked = fixture.read(&format!("{image}.lock"));
@@ -112,6 +114,7 @@ fn images_of_two_suites_and_architectures() {
     assert_eq!(treestrap(&["run", "foreign", "--", "dpkg", "--print-architecture"]).ok().stdout, "armhf\n");
     assert_eq!(treestrap(&["--offline", "build"]).ok().stdout, built.stdout, "nothing is left to do");
     acceleration_changes_nothing(&fixture);
+    layers_are_no_difference(&fixture);
 
     // the programs of the image are of its architecture: e_machine 40 is EM_ARM (elf(5))
     treestrap(&["export", "foreign", "--tar", "foreign.tar"]).ok();
@@ -120,6 +123,17 @@ fn images_of_two_suites_and_architectures() {
 
     assert_eq!(host_binfmt(), binfmt, "the host's binfmt table is not touched");
     fixture.assert_nothing_left();
+}
+
+/// A leaf package on a finished tree, and the same packages configured at once: ostree finds no difference.
+fn layers_are_no_difference(fixture: &Fixture) {
+    let configured = |image: &str| format!("deb/images/{image}/configured");
+    let repo = fixture.repo();
+    let repo = repo.to_str().expect("UTF-8");
+    let differences = ostree(&["diff", "--repo", repo, &configured("flat"), &configured("layered")]).ok();
+    assert_eq!(differences.stdout, "");
+    let without = ostree(&["diff", "--repo", repo, &configured("foreign"), &configured("layered")]).ok();
+    assert!(without.stdout.contains("A    /usr/bin/less\n"), "{without}");
 }
 
 /// Invariant 1: the foreign image is the same with native twins of its programs and without; and what
