@@ -4,8 +4,9 @@
 //! ([`signature`], `releases`, `dates`). [`resolve`] chooses as apt does (`selection`, `marking`,
 //! `problem`, `garbage` are the parts of apt's algorithm, over the `universe` of all packages and
 //! the `policy` of pins); docs/resolver.md shows how equal the choice is. Where apt gives up,
-//! `complete` searches on. `closure` looks at finished locks.
+//! `complete` searches on. `closure` looks at finished locks, [`agreement`] at those of several images.
 
+pub mod agreement;
 mod apt_configuration;
 mod closure;
 mod complete;
@@ -27,7 +28,7 @@ mod test_archive;
 mod universe;
 
 pub use closure::{check, why};
-pub use resolve::{EMULATOR, TWIN, candidate, digest, of_priority, resolve, resolve_tools};
+pub use resolve::{EMULATOR, Offer, TWIN, Tools, candidate, digest, of_priority, resolve};
 
 #[cfg(test)]
 mod tests;
