@@ -363,35 +363,53 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    /// Resolves once more what differs from an earlier image: two may come to different versions where the
-    /// candidates do not do.
-    fn reconcile(&self, offer: &lock::Offer<'_>, members: &[usize], solved: &mut [Result<Lockfile>]) {
-        if agreement::compare(&self.done(members, solved), |_| true).disagreements.is_empty() {
-            return;
-        }
-        for position in 1..members.len() {
-            let at = members[position];
-            let earlier = self.done(&members[..position], &solved[..position]);
-            let mut all = earlier.clone();
-            all.extend(self.done(&members[position..=position], &solved[position..=position]));
-            let comparison = agreement::compare(&all, |member| member == earlier.len());
-            // What its own lock had stays.
-            let kept: BTreeSet<&str> = match &self.works[at].previous {
-                Some(previous) if self.mode != LockMode::Update => {
-                    previous.packages.iter().map(|package| package.name.as_str()).collect()
+    /// Resolves once more what differs from another image: two may come to different versions where the
+    /// candidates do not do. First those that differ from earlier ones; then those that can have what a later one must
+    /// have.
+    fn reconcile(&self, offer: &lock::Offer<'_>, members: &[usize], solved: &mut Vec<Result<Lockfile>>) {
+        let differences = |solved: &[Result<Lockfile>]| {
+            agreement::compare(&self.done(members, solved), |_| true).disagreements.len()
+        };
+        for with_later in [false, true] {
+            let before = differences(solved);
+            if before == 0 {
+                return;
+            }
+            let mut better = solved.clone();
+            for position in 0..members.len() {
+                let others = (0..members.len())
+                    .filter(|&other| other < position || with_later && other > position)
+                    .filter(|&other| self.differ(members, &better, position, other))
+                    .collect::<Vec<_>>();
+                if others.is_empty() {
+                    continue;
                 }
-                _ => BTreeSet::new(),
-            };
-            if comparison.disagreements.iter().any(|differs| !kept.contains(differs.package.as_str())) {
-                let mut neighbours = earlier;
+                let mut neighbours: Vec<Member<'_>> = others
+                    .iter()
+                    .flat_map(|&other| self.done(&members[other..=other], &better[other..=other]))
+                    .collect();
                 if self.mode != LockMode::Update {
-                    neighbours.extend(self.neighbours(at));
+                    neighbours.extend(self.neighbours(members[position]));
                 }
-                if let Ok(lockfile) = self.solve(offer, at, &neighbours) {
-                    solved[position] = Ok(lockfile);
+                if let Ok(lockfile) = self.solve(offer, members[position], &neighbours) {
+                    better[position] = Ok(lockfile);
                 }
             }
+            if differences(&better) < before {
+                *solved = better;
+            }
         }
+    }
+
+    /// Whether one image differs from another in what its own lock did not have: that stays.
+    fn differ(&self, members: &[usize], solved: &[Result<Lockfile>], one: usize, other: usize) -> bool {
+        let pair: Vec<Member<'_>> =
+            [one, other].into_iter().flat_map(|at| self.done(&members[at..=at], &solved[at..=at])).collect();
+        let kept = self.works[members[one]].previous.as_ref().filter(|_| self.mode != LockMode::Update);
+        let kept: BTreeSet<&str> =
+            kept.iter().flat_map(|lock| &lock.packages).map(|package| package.name.as_str()).collect();
+        let disagreements = agreement::compare(&pair, |_| true).disagreements;
+        disagreements.iter().any(|differs| !kept.contains(differs.package.as_str()))
     }
 
     /// Those that have a solution, with it.

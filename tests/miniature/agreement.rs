@@ -130,6 +130,32 @@ fn a_version_that_is_asked_for_may_differ() {
     fixture.treestrap(&["lock", "--check"]).ok();
 }
 
+/// Where apt's way gives up, and a search finds an older version, the images that could do with the newest have that
+/// older one, too.
+#[test]
+fn images_go_by_the_one_that_cannot_have_the_newest() {
+    needs!(Tier::As(Account::Subordinate));
+    let old = "\nPackage: old\nDepends: shared (<< 2)\nfile ./usr/share/old = old\n";
+    let text = format!("{PACKAGES}{old}\n{NEWER}");
+    let names = ["one", "two", "three"];
+    for which in 0..names.len() {
+        let tiny = Miniature::new(Account::Subordinate, &text, &[]);
+        let packages = [0, 1, 2].map(|at| [if at == which { "old" } else { "alpha" }]);
+        let images: Vec<(&str, &[&str])> =
+            names.iter().zip(&packages).map(|(name, packages)| (*name, packages.as_slice())).collect();
+        tiny.images(&images);
+        for arguments in [&["lock"][..], &["lock", "--update"]] {
+            tiny.fixture.treestrap(arguments).ok().does_not_say(&["several versions"]);
+            assert_eq!(names.map(|name| shared(&tiny.fixture, name)), ["1", "1", "1"], "{which}");
+        }
+        tiny.fixture.treestrap(&["lock", "--check"]).ok();
+        // What one alone would have.
+        tiny.images(&[("one", &["alpha"])]);
+        tiny.fixture.treestrap(&["lock", "--update"]).ok();
+        assert_eq!(shared(&tiny.fixture, "one"), "2");
+    }
+}
+
 /// The number of spans of each name in a timeline.
 fn spans(fixture: &Fixture, name: &str) -> BTreeMap<String, usize> {
     let trace: serde_json::Value = serde_json::from_str(&fixture.read(name)).expect("JSON");
