@@ -200,8 +200,6 @@ struct Work<'a> {
     previous: Option<Lockfile>,
     /// What it came to; none yet, or never of one that is not named.
     result: Option<Result<Locked>>,
-    /// When it was done.
-    ended: f64,
 }
 
 /// The locking of several images.
@@ -230,7 +228,7 @@ impl<'a> Run<'a> {
                     Ok(previous) => (previous, None),
                     Err(error) => (None, named.then_some(Err(error))),
                 };
-                Work { image, named, previous, result, ended: 0.0 }
+                Work { image, named, previous, result }
             })
             .collect();
         let place = |image: &Image| works.iter().position(|work| name(work.image) == name(image));
@@ -320,19 +318,14 @@ impl<'a> Run<'a> {
             Ok(offer) => offer,
             Err(error) => return self.fail(members, error),
         };
-        let first = super::in_parallel(members.len(), |position| {
+        let mut solved = super::in_parallel(members.len(), |position| {
             let at = members[position];
             let neighbours = match self.mode {
                 LockMode::Update => Vec::new(),
                 LockMode::Keep | LockMode::Check => self.neighbours(at),
             };
-            (self.solve(&offer, at, &neighbours), clock())
+            self.solve(&offer, at, &neighbours)
         });
-        let mut solved: Vec<Result<Lockfile>> = Vec::with_capacity(members.len());
-        for (&at, (result, ended)) in members.iter().zip(first) {
-            self.works[at].ended = ended;
-            solved.push(result);
-        }
         self.reconcile(&offer, members, &mut solved);
         for (&at, result) in members.iter().zip(solved) {
             let work = &mut self.works[at];
@@ -429,7 +422,6 @@ impl<'a> Run<'a> {
         let others: Vec<Error> = members.iter().skip(1).map(|_| same()).collect();
         for (&at, error) in members.iter().zip(std::iter::once(error).chain(others)) {
             self.works[at].result = Some(Err(error));
-            self.works[at].ended = clock();
         }
     }
 
@@ -464,13 +456,14 @@ impl<'a> Run<'a> {
     /// Tells of the stages, and gives the results in the caller's order.
     fn finish(mut self) -> Vec<Result<Locked>> {
         let mut results: BTreeMap<usize, Result<Locked>> = BTreeMap::new();
+        let ended = clock(); // they came about together
         for (at, work) in self.works.iter_mut().enumerate().filter(|(_, work)| work.named) {
             let result = work.result.take().unwrap_or_else(|| Err(Error::bug("an image was forgotten")));
             let result = match self.todo.contains(&at) {
                 true => self.session.ended(
                     &work.image.request.image,
                     Stage::Lock,
-                    (self.begun, work.ended),
+                    (self.begun, ended),
                     result.map(|locked| {
                         let summary = format!("{} packages", locked.lockfile.packages.len());
                         (locked, summary)
