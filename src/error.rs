@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 /// An error with its kind, its chain of causes (outermost first) and an optional hint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: Kind,
     /// Outermost context first; never empty.

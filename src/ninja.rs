@@ -73,12 +73,14 @@ pub fn text(description: &Description) -> Result<String> {
     rules(description, &mut text)?;
     let sources = description.sources.iter().map(|source| path(source)).collect::<Result<Vec<_>>>()?;
     edge(&mut text, &path(&description.output)?, "treestrap_ninja", &sources.join(" "), &[]);
-    let (mut images, mut updates) = (Vec::new(), Vec::new());
+    let mut images = Vec::new();
     for image in &description.images {
         images.extend(edges(description, image, &mut text)?);
-        updates.push(path(&in_folder(description, &format!("update-lock-{}", image.name)))?);
     }
-    edge(&mut text, &path(&in_folder(description, "update-locks"))?, "phony", &updates.join(" "), &[]);
+    // One run reads each index once, and compares the locks when all have moved.
+    let names: Vec<&str> = description.images.iter().map(|image| image.name.as_str()).collect();
+    let all = path(&in_folder(description, "update-locks"))?;
+    edge(&mut text, &all, "treestrap_update_lock", "", &[("image", &names.join(" "))]);
     if !description.is_fragment {
         // In a fragment it would replace what the build around it makes when nothing is named.
         let _ = writeln!(text, "\ndefault {}", images.join(" "));
@@ -290,7 +292,7 @@ mod tests {
                 &format!("build {refs}/configured: treestrap_configure {refs}/unpacked"),
                 &format!("build unpacked-board: phony {refs}/unpacked"),
                 &format!("build image-board: phony {refs}/configured"),
-                "build update-locks: phony update-lock-board",
+                "build update-locks: treestrap_update_lock",
                 &format!("default {refs}/configured"),
             ]
         );
@@ -311,7 +313,7 @@ mod tests {
             assert!(!fragment.contains(absent), "{absent:?} in {fragment}");
         }
         for there in [
-            "\nbuild boards/update-locks: phony boards/update-lock-board\n",
+            "\nbuild boards/update-locks: treestrap_update_lock\n  image = board\n",
             "\nbuild boards/.treestrap/ninja/board.fetched: ",
             "\nbuild out/board.tar: treestrap_export .treestrap/repo/refs/heads/deb/images/board/configured\n",
         ] {

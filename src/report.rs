@@ -142,6 +142,8 @@ pub struct Span {
 pub enum SpanKind {
     /// A stage of the pipeline.
     Stage,
+    /// A part of a stage: getting an index, reading it, choosing versions.
+    Step,
     /// The download and unpacking of one deb.
     Download,
     /// A package while stage 2 works at it.
@@ -174,6 +176,15 @@ impl dyn Reporter + '_ {
     /// Reports what was given instead of what was asked, or found out.
     pub fn note(&self, about: &str, message: impl Into<String>) {
         self.event(Event::Note { about: about.to_owned(), message: message.into() });
+    }
+
+    /// Does a part of a stage, and tells how long it took.
+    pub fn step<T>(&self, image: &str, name: &str, about: &str, work: impl FnOnce() -> T) -> T {
+        let begun = clock();
+        let result = work();
+        let (image, name, about) = (image.to_owned(), name.to_owned(), about.to_owned());
+        self.span(Span { image, kind: SpanKind::Step, name, about, begun, ended: clock() });
+        result
     }
 
     /// Reports detail for `-v`.

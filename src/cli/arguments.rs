@@ -150,6 +150,7 @@ impl Arguments {
     /// Where a timeline is to be written.
     pub(super) fn trace(&self) -> Option<&Path> {
         match &self.verb {
+            Verb::Lock(arguments) => arguments.trace(),
             Verb::Build(arguments) => arguments.stage_two.trace(),
             Verb::Configure(arguments) => arguments.stage_two.trace(),
             Verb::Run(arguments) => arguments.stage_two.trace(),

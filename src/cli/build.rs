@@ -31,9 +31,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
-    let images = program.manifest()?.select(&arguments.images)?;
+    let manifest = program.manifest()?;
+    let images = manifest.select(&arguments.images)?;
     let session = program.session(arguments.keep_debs.as_deref())?;
-    let results = pipeline::build(&session, &images, &arguments.stage_two.options());
+    let results = pipeline::build(&session, &images, &manifest.images, &arguments.stage_two.options());
     // All are shown, though the user may have stopped some: those that are done are done.
     let failures = images.iter().zip(results).filter_map(|(image, result)| {
         let shown = result.and_then(|committed| {

@@ -37,7 +37,8 @@ pub(super) struct StageTwoArguments {
     /// Fail where WHAT cannot be enforced, instead of saying so and going on; may be repeated
     ///
     /// WHAT is tier=full, view=VIEW, seccomp, no-sync, or all. What was asked for and what was enforced
-    /// is told by every run (-v tells all of it).
+    /// is told by every run (-v tells all of it). `build` has versions, too, which is part of all: that images
+    /// of the manifest that take packages from the same repositories have one version of what they share.
     #[arg(long, value_name = "WHAT")]
     require: Vec<String>,
     /// Limit what packages' scripts may use up: LIMIT is processes=NUMBER (4096 if nothing is said),

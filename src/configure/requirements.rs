@@ -78,7 +78,10 @@ impl Requirements {
                         Error::machine(format!(
                             "--require {name}: this version of treestrap cannot promise that"
                         ))
-                        .hint(format!("it can promise {}", names.join(", ")))
+                        .hint(format!(
+                            "it can promise {}; and `build` can promise versions",
+                            names.join(", ")
+                        ))
                     },
                 )
             })

@@ -44,7 +44,7 @@ fn as_indexes(lock: &Lockfile) -> Vec<Index> {
                 component: String::new(),
                 architecture: architecture.to_owned(),
                 release: Arc::new(Release::default()),
-                packages: deb822::print(stanzas).into_bytes().into(),
+                packages: Arc::new(deb822::print(stanzas).into_bytes()),
             }
         })
         .collect();

@@ -20,5 +20,5 @@ pub struct Index {
     /// What the Release file says of the suite.
     pub release: Arc<Release>,
     /// The Packages file, decompressed.
-    pub packages: Arc<[u8]>,
+    pub packages: Arc<Vec<u8>>,
 }

@@ -89,7 +89,10 @@ fn obtain_listed(
     }
     let releases = in_parallel(acquire, suites.len(), |position| {
         let (repository, suite) = &suites[position];
-        obtain_release(repository, suite, acquire, surroundings)
+        let about = format!("{} {}", repository.name, suite.name);
+        surroundings.reporter.step(&request.image, "release", &about, || {
+            obtain_release(repository, suite, acquire, surroundings)
+        })
     })?;
 
     let mut wanted: Vec<WantedIndex<'_>> = Vec::new();
@@ -104,7 +107,10 @@ fn obtain_listed(
     let meter = Meter::start(surroundings.reporter, &request.image, Stage::Lock, total);
     in_parallel(acquire, wanted.len(), |position| {
         let wanted = &wanted[position];
-        let packages = wanted.obtain(acquire, surroundings, &meter)?;
+        let name = if wanted.is_cached(surroundings.cache) { "read index" } else { "download index" };
+        let packages = surroundings
+            .reporter
+            .step(&request.image, name, &wanted.title(), || wanted.obtain(acquire, surroundings, &meter))?;
         Ok(Index {
             repository: wanted.repository.name.clone(),
             uri: uri::shown(&wanted.fetched.uri),
@@ -318,7 +324,7 @@ impl WantedIndex<'_> {
         acquire: &Acquire<'_>,
         surroundings: &Surroundings<'_>,
         meter: &Meter<'_>,
-    ) -> Result<Arc<[u8]>> {
+    ) -> Result<Arc<Vec<u8>>> {
         let release = &self.fetched.release;
         let (plain, title) = (self.plain(), self.title());
         let cached = self.cached_path(surroundings.cache);
@@ -341,7 +347,7 @@ impl WantedIndex<'_> {
                     meter.item_done(&title);
                     let message = format!("{title}: {size} bytes from {}", uri::shown(&self.fetched.uri));
                     surroundings.reporter.detail(&self.repository.name, message);
-                    return Ok(bytes.into());
+                    return Ok(Arc::new(bytes));
                 }
                 // Release files list packings that the archive does not keep: try the next.
                 Err(Undelivered::Failure(failure)) if failure.is_absent() => {
@@ -433,18 +439,20 @@ fn unpack(
 /// Its digest was compared when it was written, and the file was on the disk before it got its name;
 /// it is ours alone, as the program itself is. Hashing 50 MB again at each run would cost more than
 /// resolving does, so only the length is looked at.
-fn read_cached(path: &Path, size: Option<u64>) -> Result<Option<Arc<[u8]>>> {
+fn read_cached(path: &Path, size: Option<u64>) -> Result<Option<Arc<Vec<u8>>>> {
     let Ok(mut file) = std::fs::File::open(path) else { return Ok(None) };
     let found = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
     if size.is_some_and(|size| size != found) {
         return Ok(None);
     }
     touch(&file);
-    // Read straight into its place: an index is big, and a copy would double it.
-    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, found as usize).collect();
-    let buffer = Arc::get_mut(&mut bytes).ok_or_else(|| Error::bug("a new buffer is shared"))?;
-    file.read_exact(buffer).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Some(bytes))
+    // Into memory that nothing was written to before, of just this size: an index is big.
+    let mut bytes = Vec::with_capacity(found as usize);
+    file.read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+    match bytes.len() as u64 == found {
+        true => Ok(Some(Arc::new(bytes))),
+        false => Ok(None), // somebody cut it meanwhile
+    }
 }
 
 /// Marks a cached index as used, at most once a day; where that may not be done, it is merely

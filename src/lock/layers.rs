@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{digest, index::Index, resolve::resolve};
+use super::{agreement::Member, digest, resolve::Offer};
 use crate::{
     Error, Result,
     artefacts::{Constraint, Layer, LockedPackage, Lockfile, PackageRequest, Request},
@@ -23,22 +23,23 @@ const SMALL_PART: usize = 4;
 /// The image that another one continues from: its name and its lock.
 pub type Base<'a> = (&'a str, &'a Lockfile);
 
-/// Chooses the packages of an image, as [`resolve`] does, and their layers. All packages of `base` are among
-/// them, in the same versions.
+/// Chooses the packages of an image, as [`Offer::resolve`] does, and their layers. All packages of `base` are
+/// among them, in the same versions.
 ///
 /// # Errors
-/// As [`resolve`]; `Kind::Input` where the image cannot have what its base has.
+/// As [`Offer::resolve`]; `Kind::Input` where the image cannot have what its base has.
 pub fn resolve_layers(
+    offer: &Offer<'_>,
     request: &Request,
-    indexes: &[Index],
     previous: Option<&Lockfile>,
+    neighbours: &[Member<'_>],
     base: Option<Base<'_>>,
 ) -> Result<Lockfile> {
     let mut lockfile = match base {
-        None => resolve(request, indexes, previous)?,
+        None => offer.resolve(request, previous, neighbours)?,
         Some((name, base)) => {
             let kept = together(base, previous);
-            let resolved = resolve(&with_versions(request, base), indexes, Some(&kept));
+            let resolved = offer.resolve(&with_versions(request, base), Some(&kept), neighbours);
             let lockfile = resolved.map_err(|error| {
                 error.context(format!("it continues from image {name:?}, whose packages it has as they are"))
             })?;

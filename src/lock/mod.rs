@@ -4,9 +4,10 @@
 //! ([`signature`], `releases`, `dates`). [`resolve`] chooses as apt does (`selection`, `marking`,
 //! `problem`, `garbage` are the parts of apt's algorithm, over the `universe` of all packages and
 //! the `policy` of pins); docs/resolver.md shows how equal the choice is. Where apt gives up,
-//! `complete` searches on. `closure` looks at finished locks. `layers` says which packages come first where an
-//! image continues from another one, or from what it was.
+//! `complete` searches on. `closure` looks at finished locks, [`agreement`] at those of several images. `layers`
+//! says which packages come first where an image continues from another one, or from what it was.
 
+pub mod agreement;
 mod apt_configuration;
 mod closure;
 mod complete;
@@ -30,7 +31,7 @@ mod universe;
 
 pub use closure::{check, why};
 pub use layers::{Base, check_base, resolve_layers};
-pub use resolve::{EMULATOR, TWIN, candidate, digest, of_priority, resolve, resolve_tools};
+pub use resolve::{EMULATOR, Offer, TWIN, Tools, candidate, digest, of_priority, resolve};
 
 #[cfg(test)]
 mod tests;

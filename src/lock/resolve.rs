@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    agreement::{self, Alternative, Member},
     closure, complete, garbage,
     index::Index,
     lockfile,
@@ -53,42 +54,133 @@ pub fn digest(request: &Request) -> Sha256 {
 /// `previous` is a lock whose versions are kept where the request still allows them, even those
 /// that the indexes no longer have. One that answers this very request is returned as it is.
 pub fn resolve(request: &Request, indexes: &[Index], previous: Option<&Lockfile>) -> Result<Lockfile> {
-    let digest = digest(request);
-    if let Some(previous) = previous.filter(|previous| previous.request == Some(digest)) {
+    if let Some(previous) = previous.filter(|previous| previous.request == Some(digest(request))) {
         return Ok(previous.clone());
     }
-    let context = || format!("image {:?} ({})", request.image, request.architecture);
-    let solve = || -> Result<Lockfile> {
-        let kept = Kept::of(request, previous);
-        let all: Vec<Index> = indexes.iter().cloned().chain(kept.index.clone()).collect();
-        let chosen = choose(request, &all, &kept)?;
-        if chosen.is_empty() {
-            return Err(Error::input("the request asks for no package at all")
-                .hint("name packages in the manifest, or leave `essential` at its default"));
+    let offer = Offer::new(&request.architecture, indexes).with_context(|| about(request))?;
+    offer.resolve(request, previous, &[])
+}
+
+fn about(request: &Request) -> String {
+    format!("image {:?} ({})", request.image, request.architecture)
+}
+
+/// What archives have for images of one architecture: read once, for as many images as there are.
+pub struct Offer<'a> {
+    universe: Universe<'a>,
+    indexes: &'a [Index],
+}
+
+impl<'a> Offer<'a> {
+    /// Reads the indexes.
+    pub fn new(architecture: &'a str, indexes: &'a [Index]) -> Result<Self> {
+        Ok(Offer { universe: Universe::new(architecture, indexes)?, indexes })
+    }
+
+    /// Chooses the packages of an image, as [`resolve`] does.
+    ///
+    /// Of what `previous` does not have, the versions that `neighbours` have, other images, come before others:
+    /// the first neighbour's first, where the archives still have them and the request allows them.
+    pub fn resolve(
+        &self,
+        request: &Request,
+        previous: Option<&Lockfile>,
+        neighbours: &[Member<'_>],
+    ) -> Result<Lockfile> {
+        let digest = digest(request);
+        if let Some(previous) = previous.filter(|previous| previous.request == Some(digest)) {
+            return Ok(previous.clone());
         }
-        closure::explained(Lockfile { packages: chosen, request: Some(digest) }, request)
-    };
-    let result = std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("resolver".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, solve)
-            .map_err(|error| Error::new(Kind::Machine, error).context("starting the resolver's thread"))?
-            .join()
-            .unwrap_or_else(|_| Err(Error::bug("the resolver panicked")))
-    });
-    result.with_context(context)
+        let solve = || -> Result<Lockfile> {
+            let chosen = self.choose(request, &Kept::of(request, previous, &self.universe), neighbours)?;
+            if chosen.is_empty() {
+                return Err(Error::input("the request asks for no package at all")
+                    .hint("name packages in the manifest, or leave `essential` at its default"));
+            }
+            closure::explained(Lockfile { packages: chosen, request: Some(digest) }, request)
+        };
+        let result = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("resolver".to_owned())
+                .stack_size(STACK)
+                .spawn_scoped(scope, solve)
+                .map_err(|error| Error::new(Kind::Machine, error).context("starting the resolver's thread"))?
+                .join()
+                .unwrap_or_else(|_| Err(Error::bug("the resolver panicked")))
+        });
+        result.with_context(|| about(request))
+    }
+
+    fn choose(
+        &self,
+        request: &Request,
+        kept: &Kept<'_>,
+        neighbours: &[Member<'_>],
+    ) -> Result<Vec<LockedPackage>> {
+        let indexes: Vec<Index> = self.indexes.iter().cloned().chain(kept.index.clone()).collect();
+        let extended;
+        let universe = match &kept.index {
+            None => &self.universe,
+            Some(index) => {
+                extended = self.universe.with(index, self.indexes.len())?;
+                &extended
+            }
+        };
+        let policy = Policy::new(universe, &indexes, &request.pins)?;
+        let kept_versions = kept.versions(universe, &policy);
+        let mut candidates: Vec<Option<VersionId>> =
+            universe.package_ids().map(|package| policy.candidate(universe, package)).collect();
+        let common = common_versions(universe, &policy, &candidates, request, neighbours, self.indexes.len());
+        for (&package, &version) in common.iter().chain(&kept_versions) {
+            candidates[package.index()] = Some(version);
+        }
+        let plan = || {
+            let mut marking = Marking::new(universe, candidates.clone(), request.recommends);
+            for &package in kept_versions.keys() {
+                marking.state_mut(package).preferred = true;
+            }
+            marking
+        };
+
+        let mut marking = plan();
+        let selection = selection::select(&mut marking, &indexes, request)?;
+        let versions: Vec<VersionId> = if request.dependencies {
+            let requested = selection.packages(universe);
+            selection::mark(&mut marking, &indexes, &selection);
+            if !ProblemResolver::new(&mut marking, &requested).resolve() {
+                marking = search(plan, &policy, &selection)?;
+            }
+            garbage::collect(&mut marking);
+            marking.installed().into_iter().filter_map(|package| marking.state(package).install).collect()
+        } else {
+            // One may be there by several names.
+            let chosen: BTreeSet<VersionId> = selection.install.iter().copied().collect();
+            chosen.into_iter().collect()
+        };
+        versions
+            .into_iter()
+            .map(|version| {
+                let data = universe.version(version);
+                let index = &indexes[usize::from(data.indexes[0])];
+                match kept.entry(universe, version) {
+                    Some(entry) if index.repository.is_empty() => Ok(entry.clone()),
+                    _ => lockfile::entry(data.stanza, &index.repository, &index.suite),
+                }
+            })
+            .collect()
+    }
 }
 
 /// What of the lock before may be kept.
 struct Kept<'p> {
-    /// Its stanzas, as an index behind all others; none if there is nothing.
+    /// The stanzas that the archives do not have any more, as an index behind all others; none if there
+    /// are none.
     index: Option<Index>,
     packages: Vec<&'p LockedPackage>,
 }
 
 impl<'p> Kept<'p> {
-    fn of(request: &Request, previous: Option<&'p Lockfile>) -> Self {
+    fn of(request: &Request, previous: Option<&'p Lockfile>, universe: &Universe<'_>) -> Self {
         let is_still_there = |package: &&LockedPackage| match &package.repository {
             None => true,
             Some(name) => request.repositories.iter().any(|repository| {
@@ -99,15 +191,19 @@ impl<'p> Kept<'p> {
         };
         let packages: Vec<&LockedPackage> =
             previous.into_iter().flat_map(|lock| &lock.packages).filter(is_still_there).collect();
-        let stanzas: Vec<Stanza> = packages.iter().map(|package| package.stanza.clone()).collect();
-        let index = (!packages.is_empty()).then(|| Index {
+        let vanished: Vec<&Stanza> = packages
+            .iter()
+            .map(|package| &package.stanza)
+            .filter(|stanza| !universe.has(deb822::print([*stanza]).as_bytes()))
+            .collect();
+        let index = (!vanished.is_empty()).then(|| Index {
             repository: String::new(),
             uri: String::new(),
             suite: String::new(),
             component: String::new(),
             architecture: request.architecture.clone(),
             release: Arc::new(Release::default()),
-            packages: deb822::print(&stanzas).into_bytes().into(),
+            packages: Arc::new(deb822::print(vanished).into_bytes()),
         });
         Kept { index, packages }
     }
@@ -116,19 +212,9 @@ impl<'p> Kept<'p> {
     fn versions(&self, universe: &Universe<'_>, policy: &Policy) -> HashMap<PackageId, VersionId> {
         let mut versions = HashMap::new();
         for kept in &self.packages {
-            let Some(package) = universe.find_name(kept.name.as_bytes()).and_then(|group| {
-                universe.siblings(group).find(|&package| {
-                    let mut versions = universe.versions(package);
-                    versions.any(|version| universe.architecture_of(version) == kept.architecture)
-                })
-            }) else {
-                continue;
-            };
-            let version = universe
-                .versions(package)
-                .filter(|&version| universe.version(version).number == kept.version.as_bytes())
-                .find(|&version| policy.allows(universe, version));
-            if let Some(version) = version {
+            if let Some(package) = package_of(universe, &kept.name, &kept.architecture)
+                && let Some(version) = allowed_version(universe, policy, package, &kept.version)
+            {
                 versions.insert(package, version);
             }
         }
@@ -146,51 +232,67 @@ impl<'p> Kept<'p> {
     }
 }
 
-fn choose(request: &Request, indexes: &[Index], kept: &Kept<'_>) -> Result<Vec<LockedPackage>> {
-    let universe = Universe::new(&request.architecture, indexes)?;
-    let policy = Policy::new(&universe, indexes, &request.pins)?;
-    let kept_versions = kept.versions(&universe, &policy);
-    let candidates: Vec<Option<VersionId>> = universe
-        .package_ids()
-        .map(|package| {
-            let kept = kept_versions.get(&package).copied();
-            kept.or_else(|| policy.candidate(&universe, package))
-        })
-        .collect();
-    let plan = || {
-        let mut marking = Marking::new(&universe, candidates.clone(), request.recommends);
-        for &package in kept_versions.keys() {
-            marking.state_mut(package).preferred = true;
-        }
-        marking
-    };
+/// The package of a name that has versions of this architecture.
+fn package_of(universe: &Universe<'_>, name: &str, architecture: &str) -> Option<PackageId> {
+    let group = universe.find_name(name.as_bytes())?;
+    universe.siblings(group).find(|&package| {
+        let mut versions = universe.versions(package);
+        versions.any(|version| universe.architecture_of(version) == architecture)
+    })
+}
 
-    let mut marking = plan();
-    let selection = selection::select(&mut marking, indexes, request)?;
-    let versions: Vec<VersionId> = if request.dependencies {
-        let requested = selection.packages(&universe);
-        selection::mark(&mut marking, indexes, &selection);
-        if !ProblemResolver::new(&mut marking, &requested).resolve() {
-            marking = search(plan, &policy, &selection)?;
-        }
-        garbage::collect(&mut marking);
-        marking.installed().into_iter().filter_map(|package| marking.state(package).install).collect()
-    } else {
-        // One may be there by several names.
-        let chosen: BTreeSet<VersionId> = selection.install.iter().copied().collect();
-        chosen.into_iter().collect()
-    };
-    versions
-        .into_iter()
-        .map(|version| {
-            let data = universe.version(version);
-            let index = &indexes[usize::from(data.indexes[0])];
-            match kept.entry(&universe, version) {
-                Some(entry) if index.repository.is_empty() => Ok(entry.clone()),
-                _ => lockfile::entry(data.stanza, &index.repository, &index.suite),
+fn allowed_version(
+    universe: &Universe<'_>,
+    policy: &Policy,
+    package: PackageId,
+    number: &str,
+) -> Option<VersionId> {
+    universe
+        .versions(package)
+        .filter(|&version| universe.version(version).number == number.as_bytes())
+        .find(|&version| policy.allows(universe, version))
+}
+
+/// The versions that other images have, by package, of those that are in the first `offered` indexes. What is
+/// a neighbour's own business beside the candidates counts for it alone.
+fn common_versions(
+    universe: &Universe<'_>,
+    policy: &Policy,
+    candidates: &[Option<VersionId>],
+    request: &Request,
+    neighbours: &[Member<'_>],
+    offered: usize,
+) -> HashMap<PackageId, VersionId> {
+    let mut versions = HashMap::new();
+    for neighbour in neighbours.iter().filter(|other| agreement::comparable(other.request, request)) {
+        // Of another architecture's package, the version; the native package is what it stands for.
+        let find = |package: &LockedPackage| {
+            let known = package.architecture == "all"
+                || universe.find_architecture(package.architecture.as_bytes()).is_some();
+            let architecture = if known { &package.architecture } else { &request.architecture };
+            package_of(universe, &package.name, architecture)
+        };
+        let own = agreement::own_versions(neighbour, |package| {
+            let version = universe.version(candidates[find(package)?.index()]?);
+            let field = |name: &str| deb822::field(version.stanza, name);
+            Some(Alternative::of(&String::from_utf8_lossy(version.number), |name| {
+                field(name).map(|text| String::from_utf8_lossy(text).into_owned())
+            }))
+        });
+        for package in &neighbour.lockfile.packages {
+            if !own.is_empty() && own.contains(&(package.name.clone(), package.architecture.clone())) {
+                continue;
             }
-        })
-        .collect()
+            let Some(id) = find(package) else { continue };
+            let version = allowed_version(universe, policy, id, &package.version).filter(|&version| {
+                universe.version(version).indexes.iter().any(|&at| usize::from(at) < offered)
+            });
+            if let Some(version) = version {
+                versions.entry(id).or_insert(version);
+            }
+        }
+    }
+    versions
 }
 
 /// Decides by a complete search, and marks what it found.
@@ -262,51 +364,62 @@ pub const EMULATOR: &str = "emulator";
 /// Why a package is in a lock of tools: it is one of the image's, for this machine.
 pub const TWIN: &str = "twin";
 
-/// Picks what runs an image's programs on a machine of `architecture`, whose indexes these are: the
-/// first of the packages `emulators` that has a candidate, and of each package of the image the one
-/// of the same source version, if there is one. Nothing that they depend on: of twins only those
-/// are used whose libraries are twins, too.
-pub fn resolve_tools(
-    architecture: &str,
-    emulators: &[&str],
-    image: &[LockedPackage],
-    indexes: &[Index],
-) -> Result<Lockfile> {
-    let universe = Universe::new(architecture, indexes)?;
-    let policy = Policy::new(&universe, indexes, &[])?;
-    let entry = |version: VersionId, reason: &str| {
-        let data = universe.version(version);
-        let index = &indexes[usize::from(data.indexes[0])];
-        let mut entry = lockfile::entry(data.stanza, &index.repository, &index.suite)?;
-        entry.stanza.set(lockfile::REASON, reason);
-        Ok::<_, Error>(entry)
-    };
-    let candidate = emulators.iter().find_map(|name| {
-        let group = universe.find_name(name.as_bytes())?;
-        policy.candidate(&universe, universe.preferred(group, true)?)
-    });
-    let Some(emulator) = candidate else {
-        let message = format!("no index for {architecture} has {}", emulators.join(" or "));
-        return Err(Error::input(message)
-            .hint("add a Debian suite with the component main to the manifest's repositories"));
-    };
-    let mut packages = vec![entry(emulator, EMULATOR)?];
-    for package in image.iter().filter(|package| package.architecture != "all") {
-        let Some(group) = universe.find_name(package.name.as_bytes()) else { continue };
-        for version in universe.siblings(group).flat_map(|sibling| universe.versions(sibling)) {
-            if universe.architecture_of(version) != architecture {
-                continue;
-            }
-            let twin = entry(version, TWIN)?;
-            if twin.source_version() == package.source_version() && twin.name != packages[0].name {
-                packages.push(twin);
-                break;
+/// What a machine's archives have of what runs images' programs there.
+pub struct Tools<'a> {
+    architecture: &'a str,
+    universe: Universe<'a>,
+    policy: Policy,
+    indexes: &'a [Index],
+}
+
+impl<'a> Tools<'a> {
+    /// Reads of the indexes of `architecture` the packages of these names.
+    pub fn new(architecture: &'a str, names: &HashSet<&str>, indexes: &'a [Index]) -> Result<Self> {
+        let wanted = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| names.contains(name));
+        let universe = Universe::of(architecture, indexes, wanted)?;
+        let policy = Policy::new(&universe, indexes, &[])?;
+        Ok(Tools { architecture, universe, policy, indexes })
+    }
+
+    /// Picks what runs an image's programs: the first of the packages `emulators` that has a candidate, and
+    /// of each package of the image the one of the same source version, if there is one. Nothing that they
+    /// depend on: of twins only those are used whose libraries are twins, too.
+    pub fn resolve(&self, emulators: &[&str], image: &[LockedPackage]) -> Result<Lockfile> {
+        let Tools { architecture, universe, policy, indexes } = self;
+        let entry = |version: VersionId, reason: &str| {
+            let data = universe.version(version);
+            let index = &indexes[usize::from(data.indexes[0])];
+            let mut entry = lockfile::entry(data.stanza, &index.repository, &index.suite)?;
+            entry.stanza.set(lockfile::REASON, reason);
+            Ok::<_, Error>(entry)
+        };
+        let candidate = emulators.iter().find_map(|name| {
+            let group = universe.find_name(name.as_bytes())?;
+            policy.candidate(universe, universe.preferred(group, true)?)
+        });
+        let Some(emulator) = candidate else {
+            let message = format!("no index for {architecture} has {}", emulators.join(" or "));
+            return Err(Error::input(message)
+                .hint("add a Debian suite with the component main to the manifest's repositories"));
+        };
+        let mut packages = vec![entry(emulator, EMULATOR)?];
+        for package in image.iter().filter(|package| package.architecture != "all") {
+            let Some(group) = universe.find_name(package.name.as_bytes()) else { continue };
+            for version in universe.siblings(group).flat_map(|sibling| universe.versions(sibling)) {
+                if universe.architecture_of(version) != *architecture {
+                    continue;
+                }
+                let twin = entry(version, TWIN)?;
+                if twin.source_version() == package.source_version() && twin.name != packages[0].name {
+                    packages.push(twin);
+                    break;
+                }
             }
         }
+        lockfile::sort(&mut packages);
+        packages.dedup();
+        Ok(Lockfile { packages, request: None })
     }
-    lockfile::sort(&mut packages);
-    packages.dedup();
-    Ok(Lockfile { packages, request: None })
 }
 
 /// A package's candidate in these indexes, for this architecture.

@@ -11,7 +11,7 @@ use super::{
     index::Index,
     marking::{By, Follow, Marking},
     policy::Matcher,
-    universe::{Architecture, DependencyId, PackageId, Universe, VersionId},
+    universe::{Architecture, DependencyId, PackageId, Universe, VersionId, priority_number},
 };
 use crate::{
     Error, Result,
@@ -102,6 +102,7 @@ fn implied(
     named: &HashSet<PackageId>,
 ) -> Vec<(VersionId, String)> {
     let universe = marking.universe;
+    let numbers: Vec<u8> = request.priority.iter().map(|name| priority_number(name.as_bytes())).collect();
     let mut implied = Vec::new();
     for package in universe.package_ids() {
         if universe.package(package).architecture != Architecture::NATIVE || named.contains(&package) {
@@ -112,11 +113,15 @@ fn implied(
         let field = |name| crate::debian::deb822::field(version.stanza, name);
         let essential =
             request.essential && universe.package(package).essential && field("Essential") == Some(b"yes");
-        let priority = field("Priority").unwrap_or_default();
         if essential {
             implied.push((candidate, "essential".to_owned()));
-        } else if let Some(priority) = request.priority.iter().find(|name| name.as_bytes() == priority) {
-            implied.push((candidate, format!("of priority {priority}")));
+        } else if numbers.contains(&version.priority) {
+            // Several names have one number; the text decides. It is looked for in few stanzas only: all of them
+            // are most of an index.
+            let priority = field("Priority").unwrap_or_default();
+            if let Some(priority) = request.priority.iter().find(|name| name.as_bytes() == priority) {
+                implied.push((candidate, format!("of priority {priority}")));
+            }
         }
     }
     implied.sort_by_key(|&(version, _)| universe.name(universe.version(version).package));

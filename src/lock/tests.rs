@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{check, digest, index::Index, lockfile, resolve, resolve_tools, why};
+use super::{Offer, Tools, agreement::Member, check, digest, index::Index, lockfile, resolve, why};
 use crate::{
     artefacts::{Constraint, Lockfile, PackageRequest, Pin, Repository, Request},
     debian::release::Release,
@@ -43,7 +43,7 @@ fn index(suite: &str, architecture: &str, packages: &str) -> Index {
             but_automatic_upgrades: suite.ends_with("-backports"),
             ..Release::default()
         }),
-        packages: text.into_bytes().into(),
+        packages: Arc::new(text.into_bytes()),
     }
 }
 
@@ -464,16 +464,93 @@ fn the_digest_is_of_what_decides() {
     }
 }
 
+/// The choice of an image called `test`, beside others: their packages, and what they have.
+fn beside(
+    packages: &str,
+    indexes: &[Index],
+    previous: Option<&Lockfile>,
+    others: &[(&str, &Lockfile)],
+) -> String {
+    let requests: Vec<Request> = others.iter().map(|(packages, _)| request(packages)).collect();
+    let others = requests.iter().zip(others).map(|(request, (_, lockfile))| Member { request, lockfile });
+    let neighbours: Vec<Member<'_>> = others.collect();
+    let offer = Offer::new("amd64", indexes).expect("well-formed");
+    shown(offer.resolve(&request(packages), previous, &neighbours))
+}
+
+#[test]
+fn other_images_versions_come_first() {
+    let old = "a 1; Depends: lib (>= 1)\nlib 1\nb 1; Depends: lib (>= 1)\nc 1; Depends: lib (= 1)\ngone 1";
+    let new =
+        "a 2; Depends: lib (>= 1)\nlib 2\nb 2; Depends: lib (>= 2)\nc 2; Depends: lib (= 2)\ngone 2\nd 2";
+    let first = [index("bookworm", "amd64", old)];
+    let text = format!("{}{new}", old.replace("gone 1", ""));
+    let both = [index("bookworm", "amd64", &text)];
+    let lock = |packages: &str| resolve(&request(packages), &first, None).expect("it is there");
+    let (a, c, gone) = (lock("a"), lock("c=1"), lock("gone"));
+    let day_two = resolve(&request("b"), &both, None).expect("it is there");
+    assert_eq!(shown(Ok(day_two.clone())), "b=2 lib=2");
+    for (packages, previous, others, expected) in [
+        ("a", None, &[][..], "a=2 lib=2"),
+        // As they have it, and the rest as always.
+        ("a d", None, &[("a", &a)][..], "a=1 d=2 lib=1"),
+        // Its own lock goes before; the first of the others before the second.
+        ("a b", Some(&day_two), &[("a", &a)][..], "a=1 b=2 lib=2"),
+        ("lib", None, &[("a", &a), ("b", &day_two)][..], "lib=1"),
+        ("lib", None, &[("b", &day_two), ("a", &a)][..], "lib=2"),
+        // Where that cannot be, it is not.
+        ("b", None, &[("a", &a)][..], "b=2 lib=2"),
+        ("a=2 lib", None, &[("a", &a)][..], "a=2 lib=1"),
+        ("gone", None, &[("gone", &gone)][..], "gone=2"),
+        // What a request of another image says counts there alone, and what follows from it.
+        ("c lib", None, &[("c=1", &c)][..], "c=2 lib=2"),
+        ("c lib", None, &[("c", &c)][..], "c=1 lib=1"),
+    ] {
+        assert_eq!(beside(packages, &both, previous, others), expected, "{packages}");
+    }
+    // Other pins, other repositories: nobody to go by.
+    let offer = Offer::new("amd64", &both).expect("well-formed");
+    let pin = Pin { package: "zzz".to_owned(), pin: "version 1".to_owned(), priority: 500 };
+    let mut repositories = request("a").repositories;
+    repositories[0].suites.pop();
+    for other in
+        [Request { pins: vec![pin.clone()], ..request("a") }, Request { repositories, ..request("a") }]
+    {
+        let neighbour = Member { request: &other, lockfile: &a };
+        assert_eq!(shown(offer.resolve(&request("a"), None, &[neighbour])), "a=2 lib=2", "{other:?}");
+    }
+    // A pin that forbids it does, and one image of another architecture has the same version.
+    let forbidden = Pin { package: "lib".to_owned(), pin: "version 1".to_owned(), priority: -1 };
+    let asked = Request { pins: vec![forbidden], ..request("a") };
+    let neighbour = Member { request: &asked, lockfile: &a };
+    assert_eq!(shown(offer.resolve(&asked, None, &[neighbour])), "a=1 lib=2");
+    let mut foreign = a.clone();
+    foreign.packages.iter_mut().for_each(|package| package.architecture = "armhf".to_owned());
+    let other = Request { architecture: "armhf".to_owned(), ..request("a") };
+    let neighbour = Member { request: &other, lockfile: &foreign };
+    assert_eq!(shown(offer.resolve(&request("a"), None, &[neighbour])), "a=1 lib=1");
+}
+
+#[test]
+fn one_reading_does_for_images_whose_locks_have_what_is_gone() {
+    let old = [index("bookworm", "amd64", "a 1; Depends: b\nb 1\nc 1")];
+    let new = [index("bookworm", "amd64", "a 2; Depends: b\nb 2\nc 1")];
+    let offer = Offer::new("amd64", &new).expect("well-formed");
+    let lock = resolve(&request("a"), &old, None).expect("it is there");
+    for _ in 0..2 {
+        assert_eq!(shown(offer.resolve(&request("a c"), Some(&lock), &[])), "a=1 b=1 c=1");
+        assert_eq!(shown(offer.resolve(&request("a c"), None, &[])), "a=2 b=2 c=1");
+    }
+}
+
 #[test]
 fn tools() {
     let indexes = [index("trixie", "amd64", "qemu-user 10; Depends: glib\nglib 1")];
-    let lock =
-        resolve_tools("amd64", &["qemu-user-static", "qemu-user"], &[], &indexes).expect("it is there");
+    let names = ["qemu-user-static", "qemu-user"].into();
+    let tools = Tools::new("amd64", &names, &indexes).expect("well-formed");
+    let lock = tools.resolve(&["qemu-user-static", "qemu-user"], &[]).expect("it is there");
     assert_eq!(shown(Ok(lock)), "qemu-user=10");
-    assert!(
-        shown(resolve_tools("amd64", &["qemu-user-static"], &[], &indexes))
-            .contains("no index for amd64 has")
-    );
+    assert!(shown(tools.resolve(&["qemu-user-static"], &[])).contains("no index for amd64 has"));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
+pub(super) use self::reading::priority_number;
 use crate::debian::relation;
 
 /// A number that stands for an entry of one of the [`Universe`]'s tables.
@@ -72,7 +73,7 @@ impl Architecture {
 }
 
 /// All packages of a name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Group<'a> {
     name: &'a [u8],
     /// What follows the name's colon, where this is not a plain name.
@@ -82,7 +83,7 @@ struct Group<'a> {
 }
 
 /// A name with an architecture; without versions, it is only mentioned or provided.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Package {
     /// Its name.
     pub(super) group: GroupId,
@@ -112,7 +113,7 @@ pub(super) enum MultiArch {
 }
 
 /// A version of a package.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Version<'a> {
     /// Its package.
     pub(super) package: PackageId,
@@ -176,7 +177,7 @@ impl Kind {
 }
 
 /// One relation of a version to a package; alternatives are consecutive.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Dependency<'a> {
     /// Whose relation it is.
     pub(super) parent: VersionId,
@@ -197,7 +198,7 @@ pub(super) struct Dependency<'a> {
 }
 
 /// One provision of a package by a version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Provides<'a> {
     /// Who provides.
     pub(super) owner: VersionId,
@@ -240,7 +241,7 @@ impl Hasher for NameHasher {
 type Names<K, V> = HashMap<K, V, BuildHasherDefault<NameHasher>>;
 
 /// All packages of all indexes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Universe<'a> {
     /// The image's architecture, the other ones that the indexes are for, then those that are only
     /// mentioned.

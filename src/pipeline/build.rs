@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    LockMode, Session, StageTwo, acceleration, compose_locked, layers::Unfinished, locks, pool, stage_two,
-    tools,
+    Session, StageTwo, acceleration, compose_locked, indexes::Indexes, layers::Unfinished, locks, pool,
+    stage_two, tools,
 };
 use crate::{
     Error, Result,
@@ -18,23 +18,39 @@ use crate::{
     store::Store,
 };
 
+/// What `--require` calls it that images have one version of what they share.
+const VERSIONS: &str = "versions";
+
 /// All of it, doing only what is missing; one result an image, in their order.
 ///
-/// A lock that is there is used as it is. What several images need is downloaded once, before any
-/// of them is composed; then as many images as there are processors are made at a time.
-pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec<Result<Committed>> {
-    if let Err(error) = Requirements::new(options) {
-        // What cannot be given to any image is said at once, and once.
-        let mut error = Some(error);
-        let same = || Error::machine("not begun");
-        return images.iter().map(|_| Err(error.take().unwrap_or_else(same))).collect();
+/// A lock that is there is used as it is, and compared with those of the other images of `manifest`. What
+/// several images need is downloaded once, before any of them is composed; then as many images as there are
+/// processors are made at a time.
+pub fn build(
+    session: &Session<'_>,
+    images: &[Image],
+    manifest: &[Image],
+    options: &StageTwo,
+) -> Vec<Result<Committed>> {
+    // What cannot be given to any image is said at once, and once.
+    let refused = |error: Error| {
+        let same = Error::new(error.kind(), "not begun");
+        let mut errors = std::iter::once(error).chain(std::iter::repeat_with(move || same.clone()));
+        images.iter().filter_map(|_| errors.next()).map(Err).collect()
+    };
+    let (agreement, options) = &without_agreement(options);
+    if let Err(error) = Requirements::new(options).and_then(|_| session.check_stop()) {
+        return refused(error);
     }
-    let locked: Vec<Result<Lockfile>> = images.iter().map(|image| lock_of(session, image)).collect();
+    let locked = locks::for_build(session, images, manifest);
     let ready: Vec<(&Image, &Lockfile)> = images
         .iter()
         .zip(&locked)
         .filter_map(|(image, lockfile)| lockfile.as_ref().ok().map(|lockfile| (image, lockfile)))
         .collect();
+    if let Err(error) = locks::agree(session, &ready, manifest, *agreement) {
+        return refused(error);
+    }
     let fetched = pool::fetch_locked(session, &ready);
     let mut results: Vec<Option<Result<Committed>>> = locked.iter().map(|_| None).collect();
     let mut queue = VecDeque::new();
@@ -58,7 +74,8 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
     }
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(queue.len());
     let (queue, done) = (Mutex::new(queue), Mutex::new(results));
-    let shared = Shared::default();
+    let shared =
+        Shared { indexes: Indexes::new(session), tools: Mutex::default(), unfinished: Unfinished::default() };
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -79,24 +96,20 @@ pub fn build(session: &Session<'_>, images: &[Image], options: &StageTwo) -> Vec
 }
 
 /// What images that are made at the same time wait for.
-#[derive(Default)]
-struct Shared {
+struct Shared<'a> {
+    indexes: Indexes<'a>,
     /// What one image needs on this machine, others do: the second finds what the first has fetched.
     tools: Mutex<()>,
     /// Trees that somebody makes.
     unfinished: Unfinished,
 }
 
-/// The image's lock; makes one, and says so, where there is none.
-fn lock_of(session: &Session<'_>, image: &Image) -> Result<Lockfile> {
-    session.check_stop()?;
-    if let Some(lockfile) = locks::read_if_there(&image.lock)? {
-        return Ok(lockfile);
-    }
-    let locked = locks::lock(session, image, LockMode::Keep)?;
-    let made = format!("there was no lock: made {}", locked.path.display());
-    session.reporter.note(&image.request.image, made);
-    Ok(locked.lockfile)
+/// Whether images must agree (`--require versions`, or `all`), and what is left to ask of the sandbox.
+fn without_agreement(options: &StageTwo) -> (bool, StageTwo) {
+    let mut options = options.clone();
+    let agreement = options.require.iter().any(|what| what == VERSIONS || what == "all");
+    options.require.retain(|what| what != VERSIONS);
+    (agreement, options)
 }
 
 fn build_one(
@@ -104,7 +117,7 @@ fn build_one(
     image: &Image,
     lockfile: &Lockfile,
     options: &StageTwo,
-    shared: &Shared,
+    shared: &Shared<'_>,
 ) -> Result<Committed> {
     session.check_stop()?;
     let composed = compose_locked(session, image, lockfile)?;
@@ -119,7 +132,7 @@ fn build_one(
         return Ok(committed);
     }
     let alone = shared.tools.lock().unwrap_or_else(PoisonError::into_inner);
-    tools::fetch(session, image, lockfile)?;
+    tools::fetch(session, &shared.indexes, image, lockfile)?;
     if Requirements::new(options)?.acceleration() != AccelerationWish::Off {
         acceleration::fetch(session, image, lockfile)?;
     }

@@ -15,6 +15,7 @@
 //! | `prune` | `prune` |
 //! | `tools` | no verb: qemu-user for foreign images, pinned and fetched like packages |
 //! | `acceleration` | no verb: native programs for foreign images |
+//! | `indexes` | no verb: archives' indexes, each got once |
 //! | `layers` | no verb: images that continue from a finished tree |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
 
@@ -23,6 +24,7 @@ mod build;
 mod comparison;
 mod dates;
 mod import;
+mod indexes;
 mod layers;
 mod listings;
 mod locks;
@@ -38,8 +40,13 @@ mod verify;
 use std::{
     fs::File,
     io::Write,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use crate::{
@@ -109,7 +116,7 @@ pub enum ExportTo {
 pub use build::build;
 pub use comparison::diff;
 pub use import::{Import, Imported, import};
-pub use locks::{lock, why};
+pub use locks::{Locks, lock, why};
 pub use ninja::{Ninja, ninja, stamp};
 pub use pool::fetch;
 pub use prune::{Removed, prune};
@@ -175,6 +182,30 @@ fn file_name(image: &str) -> String {
     image.replace('/', "~")
 }
 
+/// The results of `work` for each position, got on as many threads as there are processors.
+fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(count);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, T)>> = Mutex::new(Vec::with_capacity(count));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let position = next.fetch_add(1, Ordering::Relaxed);
+                    if position >= count {
+                        return;
+                    }
+                    let result = work(position);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((position, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|&(position, _)| position);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
 /// A writer that fails when the user wants to stop.
 struct Stoppable<'a, W> {
     session: &'a Session<'a>,
@@ -228,11 +259,27 @@ impl Session<'_> {
         work: impl FnOnce() -> Result<(T, String)>,
     ) -> Result<T> {
         self.check_stop()?;
-        let image = image.to_owned();
-        self.reporter.event(Event::Started { image: image.clone(), stage, total, unit });
+        self.started(image, stage, total, unit);
         let begun = clock();
         let outcome = work();
-        let ended = clock();
+        self.ended(image, stage, (begun, clock()), outcome)
+    }
+
+    /// Tells that a stage begins.
+    fn started(&self, image: &str, stage: Stage, total: Option<u64>, unit: &'static str) {
+        self.reporter.event(Event::Started { image: image.to_owned(), stage, total, unit });
+    }
+
+    /// Tells that a stage is over, when it began and when it ended; gives its result without the line that says
+    /// what came out.
+    fn ended<T>(
+        &self,
+        image: &str,
+        stage: Stage,
+        (begun, ended): (f64, f64),
+        outcome: Result<(T, String)>,
+    ) -> Result<T> {
+        let image = image.to_owned();
         let (about, result) = match outcome {
             Ok((result, summary)) => (summary, Ok(result)),
             Err(error) => (error.to_string(), Err(error)),
@@ -249,6 +296,11 @@ impl Session<'_> {
         let result = result?;
         self.reporter.event(Event::Finished { image, stage, seconds: ended - begun, summary: about });
         Ok(result)
+    }
+
+    /// Does a part of a stage, for the timeline.
+    fn step<T>(&self, image: &str, name: &str, about: &str, work: impl FnOnce() -> T) -> T {
+        self.reporter.step(image, name, about, work)
     }
 
     /// Fails if the user wants to stop.

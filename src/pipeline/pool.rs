@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read, path::Path};
 
-use super::{Session, acceleration, locks, tools};
+use super::{Session, acceleration, indexes::Indexes, locks, tools};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
@@ -18,8 +18,9 @@ pub fn fetch(session: &Session<'_>, images: &[Image]) -> Result<()> {
     let lockfiles = images.iter().map(|image| locks::read(&image.lock)).collect::<Result<Vec<_>>>()?;
     let pairs: Vec<(&Image, &Lockfile)> = images.iter().zip(&lockfiles).collect();
     fetch_locked(session, &pairs)?;
+    let indexes = Indexes::new(session);
     pairs.iter().try_for_each(|(image, lockfile)| {
-        tools::fetch(session, image, lockfile)?;
+        tools::fetch(session, &indexes, image, lockfile)?;
         acceleration::fetch(session, image, lockfile)
     })
 }

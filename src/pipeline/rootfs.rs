@@ -13,7 +13,9 @@ use std::{
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use sandbox::Missing;
 
-use super::{Session, StageTwo, acceleration, replace_file, stage_two::preseed_text, tools};
+use super::{
+    Session, StageTwo, acceleration, indexes::Indexes, replace_file, stage_two::preseed_text, tools,
+};
 use crate::{
     Context, Error, Result,
     artefacts::{
@@ -203,7 +205,7 @@ fn programs(
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     }
     if !image.request.repositories.is_empty() {
-        tools::fetch(session, image, &lockfile)?;
+        tools::fetch(session, &Indexes::new(session), image, &lockfile)?;
     }
     let emulator = tools::emulator(session, Some(image), &rootfs.architecture, &store)?;
     let wish = requirements.acceleration();
@@ -211,7 +213,7 @@ fn programs(
         return Ok((emulator, None));
     }
     let members = members(session, image, rootfs);
-    let members = || members.as_ref().map(Vec::clone).map_err(|error| Error::input(error.to_string()));
+    let members = || members.clone();
     if !image.request.repositories.is_empty() {
         acceleration::fetch_for(session, image, members)?;
     }

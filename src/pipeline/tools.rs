@@ -5,17 +5,22 @@
 //! program is kept, at `deb/tools/HOST/qemu-NAME/DEB`.
 
 use std::{
+    collections::HashSet,
     io::Read,
     path::{Path, PathBuf},
 };
 
 use qemu::Architecture;
 
-use super::{Session, locks, pool};
+use super::{
+    Session,
+    indexes::{Indexes, Key},
+    locks, pool,
+};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
-    artefacts::{Image, LockedPackage, Lockfile},
+    artefacts::{Image, LockedPackage, Lockfile, Repository},
     configure::Emulator,
     digest::Sha256,
     error::Kind,
@@ -62,6 +67,11 @@ impl Foreign {
         image.lock.with_extension(format!("tools.{}.lock", self.host.name))
     }
 
+    /// The indexes that its tools come from.
+    fn key(&self, repositories: &[Repository]) -> Key {
+        Key { repositories: repositories.to_vec(), architectures: vec![self.host.name.to_owned()] }
+    }
+
     /// The refs of its emulators.
     fn references(&self) -> String {
         format!("deb/tools/{}/qemu-{}", self.host.name, self.name)
@@ -96,47 +106,123 @@ fn is_emulator(package: &LockedPackage) -> bool {
     package.stanza.get(lockfile::REASON) == Some(lock::EMULATOR)
 }
 
-/// The indexes of this machine's architecture, for a foreign image.
-pub(super) struct Indexes {
-    foreign: Foreign,
-    indexes: Vec<Index>,
+/// The indexes that tools for images of these indexes come from: those of this machine's architecture.
+pub(super) fn keys<'k>(session: &Session<'_>, images: impl Iterator<Item = &'k Key>) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for Key { repositories, architectures } in images {
+        // What is wrong is said when tools are pinned.
+        let foreign = architectures.first().map(|architecture| Foreign::new(session, architecture));
+        if let Some(Ok(Some(foreign))) = foreign {
+            let key = foreign.key(repositories);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    keys
 }
 
-impl Indexes {
-    /// Gets them; none for an image that needs no tools.
-    pub(super) fn obtain(
+/// The pinning of one image's tools.
+struct Pinning<'a> {
+    position: usize,
+    image: &'a Image,
+    lockfile: &'a Lockfile,
+    foreign: Foreign,
+    previous: Option<Lockfile>,
+    request: Sha256,
+}
+
+impl<'a> Pinning<'a> {
+    /// None for an image that needs no tools, or whose tools are pinned.
+    fn new(
         session: &Session<'_>,
-        image: &Image,
-        acquire: &Acquire<'_>,
-    ) -> Result<Option<Indexes>> {
+        position: usize,
+        (image, lockfile): (&'a Image, &'a Lockfile),
+        update: bool,
+    ) -> Result<Option<Self>> {
         let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(None) };
-        let indexes = locks::obtain(session, &image.request, &[foreign.host.name.to_owned()], acquire)?;
-        Ok(Some(Indexes { foreign, indexes }))
+        let previous = foreign.tools(image)?.filter(|_| !update);
+        let request = digest(lockfile)?;
+        if previous.as_ref().is_some_and(|previous| previous.request == Some(request)) {
+            return Ok(None);
+        }
+        Ok(Some(Pinning { position, image, lockfile, foreign, previous, request }))
     }
 
-    /// Pins the tools of an image with this lock, unless they are. An emulator that is pinned stays
-    /// until an `update`.
-    pub(super) fn lock(&self, image: &Image, lockfile: &Lockfile, update: bool) -> Result<()> {
-        let path = self.foreign.lock_path(image);
-        let previous = self.foreign.tools(image)?.filter(|_| !update);
-        let request = Some(digest(lockfile)?);
-        if previous.as_ref().is_some_and(|previous| previous.request == request) {
-            return Ok(());
-        }
-        // Which package has a static one differs between suites; the first suite decides.
-        let suite = self.indexes.first().map_or("", |index| index.suite.as_str());
-        let names: Vec<&str> =
-            qemu::packaged(self.foreign.target, suite).iter().map(|emulator| emulator.package).collect();
-        let mut tools =
-            lock::resolve_tools(self.foreign.host.name, &names, &lockfile.packages, &self.indexes)?;
-        if let Some(emulator) = previous.and_then(|previous| previous.packages.into_iter().find(is_emulator))
-        {
-            tools.packages.retain(|package| !is_emulator(package));
-            tools.packages.push(emulator);
-        }
-        tools.request = request;
-        locks::write(&path, &tools).map(|_| ())
+    /// The packages that can be the emulator. Which one has a static program differs between suites; the
+    /// first suite decides.
+    fn emulators(&self, indexes: &[Index]) -> Vec<&'static str> {
+        let suite = indexes.first().map_or("", |index| index.suite.as_str());
+        qemu::packaged(self.foreign.target, suite).iter().map(|emulator| emulator.package).collect()
     }
+
+    /// Writes the lock of tools. An emulator that is pinned stays until an update.
+    fn write(&self, offer: &lock::Tools<'_>, indexes: &[Index]) -> Result<()> {
+        let mut tools = offer.resolve(&self.emulators(indexes), &self.lockfile.packages)?;
+        let previous = self.previous.iter().flat_map(|previous| &previous.packages);
+        if let Some(emulator) = previous.into_iter().find(|package| is_emulator(package)) {
+            tools.packages.retain(|package| !is_emulator(package));
+            tools.packages.push(emulator.clone());
+        }
+        tools.request = Some(self.request);
+        locks::write(&self.foreign.lock_path(self.image), &tools).map(|_| ())
+    }
+}
+
+/// Pins the tools of images with these locks, where they are not; one result an image. That there is no emulator
+/// is reported.
+pub(super) fn lock(
+    session: &Session<'_>,
+    indexes: &Indexes<'_>,
+    images: &[(&Image, &Lockfile)],
+    update: bool,
+) -> Vec<Result<()>> {
+    let mut results: Vec<Result<()>> = images.iter().map(|_| Ok(())).collect();
+    let mut groups: Vec<(Key, Vec<Pinning<'_>>)> = Vec::new();
+    for (position, &(image, lockfile)) in images.iter().enumerate() {
+        match Pinning::new(session, position, (image, lockfile), update) {
+            Ok(None) => {}
+            Ok(Some(pinning)) => {
+                let key = pinning.foreign.key(&image.request.repositories);
+                match groups.iter_mut().find(|(known, _)| *known == key) {
+                    Some((_, members)) => members.push(pinning),
+                    None => groups.push((key, vec![pinning])),
+                }
+            }
+            Err(error) => results[position] = tolerate(session, image, Err(error)),
+        }
+    }
+    for (key, members) in groups {
+        if let Err((at, error)) = pin(session, indexes, &key, &members) {
+            // What is wrong with one is wrong with all: it is said once.
+            let member = &members[at];
+            results[member.position] = tolerate(session, member.image, Err(error));
+        }
+    }
+    results
+}
+
+/// Pins the tools of images that get them from the same indexes; an error with the place of the image.
+fn pin(
+    session: &Session<'_>,
+    indexes: &Indexes<'_>,
+    key: &Key,
+    members: &[Pinning<'_>],
+) -> Result<(), (usize, Error)> {
+    let name = members.first().map_or("", |member| &member.image.request.image);
+    let indexes = indexes.get(name, key).map_err(|error| (0, error))?;
+    let mut names: HashSet<&str> = HashSet::new();
+    for member in members {
+        names.extend(member.emulators(&indexes));
+        names.extend(member.lockfile.packages.iter().map(|package| package.name.as_str()));
+    }
+    let architecture = key.architectures.first().map_or("", String::as_str);
+    session.step(name, "tools", architecture, || {
+        let offer = lock::Tools::new(architecture, &names, &indexes).map_err(|error| (0, error))?;
+        let write =
+            |(at, member): (usize, &Pinning<'_>)| member.write(&offer, &indexes).map_err(|error| (at, error));
+        members.iter().enumerate().try_for_each(write)
+    })
 }
 
 /// The digest of what of an image's lock its tools depend on.
@@ -152,15 +238,23 @@ fn digest(lockfile: &Lockfile) -> Result<Sha256> {
 
 /// Gets the pinned emulator of a foreign image, unless it is there. Where that cannot be had, says so:
 /// the host's own may do.
-pub(super) fn fetch(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
+pub(super) fn fetch(
+    session: &Session<'_>,
+    indexes: &Indexes<'_>,
+    image: &Image,
+    lockfile: &Lockfile,
+) -> Result<()> {
     match Foreign::new(session, &image.request.architecture)? {
-        Some(foreign) => tolerate(session, image, fetch_pinned(session, image, lockfile, &foreign)),
+        Some(foreign) => {
+            lock(session, indexes, &[(image, lockfile)], false).into_iter().collect::<Result<()>>()?;
+            tolerate(session, image, fetch_pinned(session, image, &foreign))
+        }
         None => Ok(()),
     }
 }
 
 /// Reports that there is no emulator of the archive, which another one can make good.
-pub(super) fn tolerate(session: &Session<'_>, image: &Image, result: Result<()>) -> Result<()> {
+fn tolerate(session: &Session<'_>, image: &Image, result: Result<()>) -> Result<()> {
     match result {
         Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
             let message = format!("no emulator could be got from the archive: {error}");
@@ -171,14 +265,8 @@ pub(super) fn tolerate(session: &Session<'_>, image: &Image, result: Result<()>)
     }
 }
 
-fn fetch_pinned(session: &Session<'_>, image: &Image, lockfile: &Lockfile, foreign: &Foreign) -> Result<()> {
+fn fetch_pinned(session: &Session<'_>, image: &Image, foreign: &Foreign) -> Result<()> {
     let acquire = Acquire::new(session.offline, session.stop);
-    let current = foreign
-        .tools(image)?
-        .is_some_and(|tools| tools.request.is_some() && digest(lockfile).ok() == tools.request);
-    if !current && let Some(indexes) = Indexes::obtain(session, image, &acquire)? {
-        indexes.lock(image, lockfile, false)?;
-    }
     let Some(package) = foreign.pinned(image)? else { return Ok(()) };
     let reference = foreign.reference(&package);
     if ingest::extracted(&Store::open_or_create(&session.repo)?, &reference)?.is_some() {

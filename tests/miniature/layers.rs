@@ -263,6 +263,8 @@ fn what_an_image_continues_from_is_said_where_it_is_in_the_way() {
     assert!(seen.starts_with("configured-app\n/.\n"), "{seen}");
 
     // The base moves on, and the image is not of it any more.
+    tiny.images(&[("base", &["app"])]);
+    continue_from(&tiny, &[("leafy", "base", "\"leaf\"")]);
     tiny.fixture.treestrap(&["lock", "leafy"]).ok();
     tiny.update(newer_app);
     tiny.fixture.treestrap(&["lock", "--update", "base"]).ok();

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod agreement;
 mod diversions;
 mod dpkg;
 mod emulator;

@@ -1,7 +1,7 @@
 //! `--trace FILE`: what took how long, as a timeline that Perfetto and Chrome open.
 //!
 //! The format is the Trace Event Format of Chrome's tracing, complete events (`"ph": "X"`) alone: an image is a
-//! process, its stages, downloads, packages and programs are threads of it. What overlaps without one being
+//! process, its stages and their steps, downloads, packages and programs are threads of it. What overlaps without one being
 //! inside the other has threads of its own.
 
 use std::{
@@ -20,11 +20,12 @@ use crate::{
 };
 
 /// The names of threads, in the order in which they are shown.
-const THREADS: [(SpanKind, &str); 4] = [
+const THREADS: [(SpanKind, &str); 5] = [
     (SpanKind::Stage, "stages"),
     (SpanKind::Download, "downloads"),
     (SpanKind::Package, "packages"),
     (SpanKind::Program, "programs"),
+    (SpanKind::Step, "steps"),
 ];
 
 /// Threads of one kind in a process have numbers from this times the kind's place on.

@@ -483,7 +483,7 @@ fn a_flat_repository_of_local_files() {
         repository.components.clear();
         // Files need no network.
         let indexes = archive.obtain(repository, &["armhf"], true).unwrap();
-        assert_eq!((indexes.len(), &*indexes[0].packages), (1, packages.as_bytes()));
+        assert_eq!((indexes.len(), indexes[0].packages.as_slice()), (1, packages.as_bytes()));
         assert_eq!(indexes[0].component, "");
     }
 }

@@ -20,6 +20,16 @@ use crate::{
 impl<'a> Universe<'a> {
     /// Reads all indexes, in their order.
     pub(in crate::lock) fn new(native: &'a str, indexes: &'a [Index]) -> Result<Self> {
+        Universe::of(native, indexes, |_| true)
+    }
+
+    /// Reads the stanzas of some names, of all indexes in their order. For who looks at versions and not at
+    /// relations: those lead to names that are left out.
+    pub(in crate::lock) fn of(
+        native: &'a str,
+        indexes: &'a [Index],
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Self> {
         let mut universe = Universe {
             architectures: vec![native.as_bytes()],
             configured: 0,
@@ -39,19 +49,52 @@ impl<'a> Universe<'a> {
         }
         universe.configured = universe.architectures.len();
         for (number, index) in indexes.iter().enumerate() {
-            let number = u16::try_from(number).map_err(|_| Error::input("more than 65,535 indexes"))?;
-            for stanza in deb822::stanzas(&index.packages) {
-                universe.add_stanza(stanza, number).map_err(|message| {
-                    let Index { repository, suite, component, architecture, .. } = index;
-                    let name = deb822::field(stanza, "Package").unwrap_or(b"a stanza without a name");
-                    Error::input(message)
-                        .context(String::from_utf8_lossy(name))
-                        .context(format_args!("Packages of {suite}/{component} {architecture}"))
-                        .context(format_args!("repository {repository:?}"))
-                })?;
-            }
+            universe.read(index, number, &wanted)?;
         }
         Ok(universe)
+    }
+
+    /// This universe with one more index behind the others.
+    pub(in crate::lock) fn with<'b>(&self, index: &'b Index, number: usize) -> Result<Universe<'b>>
+    where
+        'a: 'b,
+    {
+        let mut universe: Universe<'b> = self.clone();
+        universe.read(index, number, &|_| true)?;
+        Ok(universe)
+    }
+
+    fn read(&mut self, index: &'a Index, number: usize, wanted: &impl Fn(&[u8]) -> bool) -> Result<()> {
+        let number = u16::try_from(number).map_err(|_| Error::input("more than 65,535 indexes"))?;
+        for stanza in deb822::stanzas(&index.packages) {
+            if !deb822::field(stanza, "Package").is_none_or(wanted) {
+                continue;
+            }
+            self.add_stanza(stanza, number).map_err(|message| {
+                let Index { repository, suite, component, architecture, .. } = index;
+                let name = deb822::field(stanza, "Package").unwrap_or(b"a stanza without a name");
+                Error::input(message)
+                    .context(String::from_utf8_lossy(name))
+                    .context(format_args!("Packages of {suite}/{component} {architecture}"))
+                    .context(format_args!("repository {repository:?}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether a stanza is that of a version that is here.
+    pub(in crate::lock) fn has(&self, stanza: &[u8]) -> bool {
+        let fields = Fields::of(stanza);
+        let found = || {
+            let group = self.find_name(fields.get(Field::Package)?)?;
+            let architecture = match fields.get(Field::Architecture)? {
+                b"all" => Architecture::NATIVE,
+                name => self.find_architecture(name)?,
+            };
+            let package = self.find(group, architecture)?;
+            self.place_for(package, fields.get(Field::Version)?, &fields).1
+        };
+        found().is_some()
     }
 
     fn group(&mut self, name: &'a [u8]) -> GroupId {
@@ -621,7 +664,7 @@ impl<'a> Fields<'a> {
 }
 
 /// apt's number of a priority.
-fn priority_number(name: &[u8]) -> u8 {
+pub(in crate::lock) fn priority_number(name: &[u8]) -> u8 {
     match name.to_ascii_lowercase().as_slice() {
         b"required" => 1,
         b"important" => 2,

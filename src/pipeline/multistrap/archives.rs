@@ -238,7 +238,7 @@ mod tests {
             component: "main".into(),
             architecture: "source".into(),
             release: Arc::new(Release::default()),
-            packages: packages.as_bytes().into(),
+            packages: Arc::new(packages.as_bytes().to_vec()),
         }
     }
 

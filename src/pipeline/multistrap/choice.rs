@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::super::{Session, locks};
+use super::super::{Session, indexes, locks};
 use crate::{
     Error, Result,
     acquire::Acquire,
@@ -54,7 +54,7 @@ pub(super) fn lockfile(
     session.stage(&request.image, Stage::Lock, None, "indexes", || {
         let acquire = Acquire::new(session.offline, session.stop);
         let architectures = configuration.architectures(&request.architecture);
-        let indexes = locks::obtain(session, request, &architectures, &acquire)?;
+        let indexes = indexes::obtain(session, request, &architectures, &acquire)?;
         check_default_release(configuration, &indexes)?;
         let mut lockfile = choose(configuration, request, &indexes)?;
         lockfile.request = Some(digest);

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::{Session, locks, pool};
+use super::super::{Session, indexes, pool};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
@@ -62,7 +62,7 @@ fn download(session: &Session<'_>, names: &BTreeSet<String>) -> Result<Vec<PathB
     let repositories = sources::host_repositories(Path::new("/"))?;
     let image = Image::of_repositories("keyrings", host.name, repositories);
     let acquire = Acquire::new(session.offline, session.stop);
-    let indexes = locks::obtain(session, &image.request, &[host.name.to_owned()], &acquire)?;
+    let indexes = indexes::obtain(session, &image.request, &[host.name.to_owned()], &acquire)?;
     let mut packages = Vec::new();
     for name in names {
         packages.push(

@@ -28,7 +28,7 @@ use crate::{
     error::Kind,
     lock::sources,
     manifest::multistrap::Configuration,
-    pipeline::{Known, Session, locks},
+    pipeline::{Known, Session, indexes},
 };
 
 /// Makes the folder, or the tarball.
@@ -281,7 +281,7 @@ impl Making<'_> {
         request.repositories = configuration.repositories(&configuration.apt_sources, &signed_by);
         let acquire = Acquire::new(self.session.offline, self.session.stop);
         let architectures = configuration.architectures(&request.architecture);
-        match locks::obtain(self.session, &request, &architectures, &acquire) {
+        match indexes::obtain(self.session, &request, &architectures, &acquire) {
             Ok(indexes) => apt::write_lists(&self.root, &self.session.cache, &indexes),
             Err(error) if error.kind() == Kind::Input => {
                 let message =
