@@ -82,7 +82,7 @@ fn resolve(session: &Session<'_>, image: &Image, previous: Option<Lockfile>, upd
         }
     };
     let pinned = tools.and_then(|tools| tools.map_or(Ok(()), |tools| tools.lock(image, &lockfile, update)));
-    tools::tolerate(session, image, pinned)?;
+    tools::tolerate(session, &request.image, pinned)?;
     Ok(Locked { lockfile, path: image.lock.clone(), written })
 }
 

@@ -203,7 +203,7 @@ fn programs(
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     }
     if !image.request.repositories.is_empty() {
-        tools::fetch(session, image, &lockfile)?;
+        super::pool::fetch_emulator(session, image, &lockfile)?;
     }
     let emulator = tools::emulator(session, Some(image), &rootfs.architecture, &store)?;
     let wish = requirements.acceleration();
