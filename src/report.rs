@@ -150,6 +150,8 @@ pub enum SpanKind {
     Package,
     /// A program that a package's script started.
     Program,
+    /// An image that waits for another one, or for what it needs.
+    Wait,
 }
 
 /// Seconds of CLOCK_MONOTONIC (clock_gettime(2)), which is the same for all processes of a machine.

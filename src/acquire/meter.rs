@@ -15,6 +15,7 @@ pub struct Meter<'a> {
     reporter: &'a dyn Reporter,
     image: &'a str,
     stage: Stage,
+    total: AtomicU64,
     done: AtomicU64,
     reported: AtomicU64,
 }
@@ -22,8 +23,17 @@ pub struct Meter<'a> {
 impl<'a> Meter<'a> {
     /// Begins to count, and says how much there is to come.
     pub fn start(reporter: &'a dyn Reporter, image: &'a str, stage: Stage, total: u64) -> Self {
-        reporter.event(Event::Started { image: image.to_owned(), stage, total: Some(total), unit: "bytes" });
-        Meter { reporter, image, stage, done: AtomicU64::new(0), reported: AtomicU64::new(0) }
+        let (total, done, reported) = (AtomicU64::new(total), AtomicU64::new(0), AtomicU64::new(0));
+        let meter = Meter { reporter, image, stage, total, done, reported };
+        meter.grow(0);
+        meter
+    }
+
+    /// Says that there is more to come than was known.
+    pub fn grow(&self, bytes: u64) {
+        let total = Some(self.total.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        let (image, stage, unit) = (self.image.to_owned(), self.stage, "bytes");
+        self.reporter.event(Event::Started { image, stage, total, unit });
     }
 
     /// Takes back bytes that turned out to be wrong.

@@ -3,6 +3,7 @@
 //!
 //! The stage knows nothing of stores: `pipeline.rs` makes a [`DebSink`] of the ingest stage.
 
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,8 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
+
+use self::queue::{Queue, Step};
 
 use crate::{
     acquire::{ANY, Acquire, Meter, Undelivered, Wanted, parallel, uri},
@@ -28,9 +31,50 @@ pub trait DebSink {
     /// may be called again for the same package, with a fresh stream.
     fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()>;
 
-    /// Makes all that it was given durable. Called when the thread has no more for it, also where that
-    /// is because another failed: a sink that should lose less when the run is killed does so by itself.
+    /// Makes all that it was given durable. Called when the thread has no more for it for the time being, also
+    /// where that is because another failed: a sink that should lose less when the run is killed does so by itself.
     fn finish(&mut self) -> Result<()>;
+}
+
+/// What is got together with the packages that are asked for, by the same threads, and may be missing.
+pub trait Extras: Sync {
+    /// What is wanted in any case, the most urgent first. It is begun when the last of the packages is under
+    /// way.
+    ///
+    /// # Errors
+    /// What ends everything.
+    fn early(&self) -> Result<Vec<LockedPackage>> {
+        Ok(Vec::new())
+    }
+
+    /// All packages are durable: what is wanted, now that they can be looked into? What it names that was
+    /// among the early ones is got once. Called once, while those are under way.
+    ///
+    /// # Errors
+    /// What ends everything.
+    fn late(&self) -> Result<Vec<LockedPackage>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether it is still wanted, now that its turn has come.
+    fn is_wanted(&self, _package: &LockedPackage) -> bool {
+        true
+    }
+
+    /// It, or what was got before it, could not be had.
+    ///
+    /// # Errors
+    /// If that is to end everything.
+    fn failed(&self, package: &LockedPackage, error: Error) -> Result<()>;
+}
+
+/// Nothing but the packages.
+struct Nothing;
+
+impl Extras for Nothing {
+    fn failed(&self, _: &LockedPackage, error: Error) -> Result<()> {
+        Err(error)
+    }
 }
 
 /// How debs are got.
@@ -61,25 +105,35 @@ pub fn threads() -> usize {
 impl Fetch<'_> {
     /// Gets all of `packages`. The first failure ends the others soon, and names its package.
     pub fn run(&self, packages: &[&LockedPackage]) -> Result<()> {
+        self.run_with(packages, &Nothing)
+    }
+
+    /// The same, and `extras` besides. As long as one of the packages is not under way, no extra one is begun.
+    pub fn run_with(&self, packages: &[&LockedPackage], extras: &dyn Extras) -> Result<()> {
         let begun = clock();
-        // The biggest first: a big one that comes last would leave all threads but one idle.
-        let mut packages = packages.to_vec();
-        packages.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id().cmp(&b.id())));
-        let total: u64 = packages.iter().map(|package| package.size).sum();
+        let mut queue = Queue::new(packages, extras.early()?);
+        if queue.is_empty() {
+            // Nothing is reported of a stage that has nothing to do.
+            queue = Queue::known(extras.late()?);
+            if queue.is_empty() {
+                return Ok(());
+            }
+        }
         if let Some(folder) = self.keep_debs {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("making the folder {}", folder.display()))?;
         }
         let run = Run {
             fetch: self,
+            extras,
             acquire: self.acquire.renewed(),
-            meter: Meter::start(self.reporter, self.image, Stage::Fetch, total),
+            meter: Meter::start(self.reporter, self.image, Stage::Fetch, queue.bytes()),
             served: Mutex::default(),
+            queue,
         };
-        parallel(&run.acquire, self.jobs, packages.len(), |take| run.work(&packages, take))?;
+        parallel(&run.acquire, self.jobs, usize::MAX, |take| run.work(take))?;
         let ended = clock();
-        let (image, summary) =
-            (self.image.to_owned(), format!("{} packages, {:.1} MB", packages.len(), total as f64 / 1e6));
+        let (image, summary) = (self.image.to_owned(), run.queue.summary());
         self.reporter.span(Span {
             image: image.clone(),
             kind: SpanKind::Stage,
@@ -97,42 +151,94 @@ impl Fetch<'_> {
 /// One run: what its threads share.
 struct Run<'r, 'a> {
     fetch: &'r Fetch<'a>,
+    extras: &'r dyn Extras,
     acquire: Acquire<'a>,
     meter: Meter<'r>,
     /// Which URI last served a part of a repository's pool: repositories whose suites are on several
     /// hosts (security updates) need not be asked for each package in vain.
     served: Mutex<HashMap<(Option<String>, String), String>>,
+    queue: Queue<'r>,
 }
 
-impl Run<'_, '_> {
-    /// What one thread does.
-    fn work(&self, packages: &[&LockedPackage], take: &dyn Fn() -> Option<usize>) -> Result<()> {
-        let Some(mut next) = take() else { return Ok(()) };
-        let mut sink = (self.fetch.make_sink)()?;
+/// The sink of one thread.
+#[derive(Default)]
+struct Held<'a> {
+    sink: Option<Box<dyn DebSink + 'a>>,
+    /// Whether it has had nothing since it was finished last.
+    is_finished: bool,
+}
+
+impl Held<'_> {
+    fn finish(&mut self) -> Result<()> {
+        match &mut self.sink {
+            Some(sink) if !self.is_finished => {
+                self.is_finished = true;
+                sink.finish()
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> Run<'_, 'a> {
+    /// What one thread does. `take` gives something until all is to stop.
+    fn work(&self, take: &dyn Fn() -> Option<usize>) -> Result<()> {
+        let mut held = Held::default();
+        let mut owes = false;
         loop {
-            let package = packages[next];
-            match self.one(package, &mut *sink) {
-                Ok(()) => {}
-                Err(Undelivered::Consumer(error)) => {
-                    if error.kind() == Kind::Input {
-                        sink.finish()?; // this package is at fault; those before it are all right
-                    }
-                    let named = error.to_string().contains(&package.id());
-                    return Err(if named {
-                        error
-                    } else {
-                        error.context(format!("package {}", package.id()))
-                    });
+            let step = match take() {
+                Some(_) => self.queue.next(owes, &|| self.acquire.is_stopped()),
+                None => Step::End,
+            };
+            match step {
+                Step::Package(package) => {
+                    owes = true;
+                    self.get(package, &mut held)?;
                 }
-                Err(Undelivered::Failure(failure)) => {
-                    // The sink is all right: what it has is kept for the next run.
-                    sink.finish()?;
-                    return Err(failure.into());
+                Step::Settle => {
+                    held.finish()?;
+                    owes = false;
+                    self.queue.settled();
+                }
+                Step::Ask => {
+                    let late = self.extras.late()?;
+                    self.meter.grow(self.queue.add(late));
+                }
+                Step::Extra(package) if !self.extras.is_wanted(&package) => {}
+                Step::Extra(package) => match self.get(&package, &mut held) {
+                    Ok(()) => self.queue.had(*package),
+                    Err(error) => self.extras.failed(&package, error)?,
+                },
+                Step::End => {
+                    return match (held.finish(), self.queue.last_extra()) {
+                        // What is lost of extra packages is lost as they can be.
+                        (Err(error), Some(package)) if !owes => self.extras.failed(&package, error),
+                        (finished, _) => finished,
+                    };
                 }
             }
-            match take() {
-                Some(index) => next = index,
-                None => return sink.finish(),
+        }
+    }
+
+    /// Gets one package into the thread's sink. If that fails, what came before is kept for the next run.
+    fn get(&self, package: &LockedPackage, held: &mut Held<'a>) -> Result<()> {
+        let sink = match &mut held.sink {
+            Some(sink) => sink,
+            none => none.insert((self.fetch.make_sink)()?),
+        };
+        held.is_finished = false;
+        match self.one(package, &mut **sink) {
+            Ok(()) => Ok(()),
+            Err(Undelivered::Consumer(error)) => {
+                if error.kind() == Kind::Input {
+                    held.finish()?; // this package is at fault; those before it are all right
+                }
+                let named = error.to_string().contains(&package.id());
+                Err(if named { error } else { error.context(format!("package {}", package.id())) })
+            }
+            Err(Undelivered::Failure(failure)) => {
+                held.finish()?; // the sink is all right
+                Err(failure.into())
             }
         }
     }

@@ -120,6 +120,17 @@ impl Case {
 
     fn run(&self, packages: &[LockedPackage]) -> (Result<()>, Seen, Vec<Event>) {
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let (result, events) = self.fetch_with(packages, &Nothing, &seen);
+        let seen = Arc::try_unwrap(seen).ok().unwrap().into_inner().unwrap();
+        (result, seen, events)
+    }
+
+    fn fetch_with(
+        &self,
+        packages: &[LockedPackage],
+        extras: &dyn Extras,
+        seen: &Arc<Mutex<Seen>>,
+    ) -> (Result<()>, Vec<Event>) {
         let events = Events::default();
         let acquire = Acquire::for_tests(self.offline, &NEVER);
         let fetch = Fetch {
@@ -134,9 +145,8 @@ impl Case {
                 Ok(Box::new(Sink { seen: seen.clone(), mischief: self.mischief }))
             },
         };
-        let result = fetch.run(&packages.iter().collect::<Vec<_>>());
-        let seen = Arc::try_unwrap(seen).ok().unwrap().into_inner().unwrap();
-        (result, seen, events.0.into_inner().unwrap())
+        let result = fetch.run_with(&packages.iter().collect::<Vec<_>>(), extras);
+        (result, events.0.into_inner().unwrap())
     }
 }
 
@@ -323,4 +333,104 @@ fn a_wrong_deb_is_not_kept() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     packages[0].filename = "pool/..".into();
     assert!(case.run(&packages).0.unwrap_err().to_string().contains("names no file"));
+}
+
+/// Extra packages, and what became of them.
+struct More {
+    early: Vec<LockedPackage>,
+    late: Vec<LockedPackage>,
+    seen: Arc<Mutex<Seen>>,
+    durable: Mutex<Option<usize>>,
+    failed: Mutex<Vec<String>>,
+}
+
+impl Extras for More {
+    fn early(&self) -> Result<Vec<LockedPackage>> {
+        Ok(self.early.clone())
+    }
+
+    fn late(&self) -> Result<Vec<LockedPackage>> {
+        *self.durable.lock().unwrap() = Some(self.seen.lock().unwrap().finished);
+        Ok(self.late.clone())
+    }
+
+    fn is_wanted(&self, _: &LockedPackage) -> bool {
+        self.failed.lock().unwrap().is_empty()
+    }
+
+    fn failed(&self, package: &LockedPackage, error: Error) -> Result<()> {
+        assert!(error.to_string().contains(&package.id()), "{error}");
+        self.failed.lock().unwrap().push(package.name.clone());
+        Ok(())
+    }
+}
+
+#[test]
+fn extra_packages_come_too_and_one_that_is_missing_stops_nothing_else() {
+    for missing in [None, Some("package3")] {
+        let (debs, packages, server) = archive(6, move |request, reply| {
+            if Some(package_of(request).as_str()) == missing { Reply::status(404) } else { reply }
+        });
+        let case = Case { jobs: 1, ..Case::new(&[&server]) };
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let more = More {
+            early: packages[3..5].to_vec(),
+            late: packages[4..].to_vec(),
+            seen: seen.clone(),
+            durable: Mutex::default(),
+            failed: Mutex::default(),
+        };
+        let result = case.fetch_with(&packages[..3], &more, &seen).0;
+        result.unwrap();
+        assert_eq!(*more.durable.lock().unwrap(), Some(1), "asked once the packages are durable");
+        let seen = seen.lock().unwrap();
+        let (order, failed): (&[&str], &[&str]) = match missing {
+            None => (&["package2", "package1", "package0", "package3", "package4", "package5"], &[]),
+            Some(missing) => (&["package2", "package1", "package0"], &[missing]),
+        };
+        assert_eq!(seen.order, order);
+        assert_eq!(*more.failed.lock().unwrap(), failed);
+        assert!(seen.debs.iter().all(|(name, deb)| debs[name] == *deb));
+    }
+}
+
+#[test]
+fn a_package_that_is_missing_stops_the_extra_ones() {
+    let (_, packages, server) =
+        archive(
+            3,
+            |request, reply| {
+                if package_of(request) == "package0" { Reply::status(404) } else { reply }
+            },
+        );
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let more = More {
+        early: packages[1..].to_vec(),
+        late: Vec::new(),
+        seen: seen.clone(),
+        durable: Mutex::default(),
+        failed: Mutex::default(),
+    };
+    let case = Case { jobs: 1, ..Case::new(&[&server]) };
+    let error = case.fetch_with(&packages[..1], &more, &seen).0.unwrap_err();
+    assert!(error.to_string().contains("package0"), "{error}");
+    assert!(seen.lock().unwrap().debs.is_empty());
+    assert!(more.durable.lock().unwrap().is_none() && more.failed.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_stage_without_anything_to_do_says_nothing() {
+    let (_, _, server) = archive(1, |_, reply| reply);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let more = More {
+        early: Vec::new(),
+        late: Vec::new(),
+        seen: seen.clone(),
+        durable: Mutex::default(),
+        failed: Mutex::default(),
+    };
+    let (result, events) = Case::new(&[&server]).fetch_with(&[], &more, &seen);
+    result.unwrap();
+    assert!(events.is_empty());
+    assert!(more.durable.lock().unwrap().is_some(), "and yet has looked");
 }

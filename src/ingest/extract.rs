@@ -32,7 +32,7 @@ pub fn extract(
     let mut transaction = store.transaction()?;
     let mut found: Option<(String, Sha256)> = None;
     {
-        let mut deb = Deb::new(&mut *body).with_context(|| package.id())?;
+        let mut deb = Deb::new(&mut *body).with_context(|| package.id())?.of_known_digest();
         let mut control = deb.control()?;
         io::copy(&mut control, &mut io::sink()).with_context(|| package.id())?;
         control.finish().with_context(|| package.id())?;

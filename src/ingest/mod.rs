@@ -54,6 +54,8 @@ pub struct Ingester {
     batch: Option<Transaction>,
     debs: usize,
     bytes: u64,
+    /// Whether the digests are those of an archive, and not of the debs as they were found.
+    has_digests: bool,
 }
 
 impl Ingester {
@@ -62,7 +64,20 @@ impl Ingester {
     /// # Errors
     /// As [`Store::open_or_create`].
     pub fn new(repository: &Path) -> Result<Self> {
-        Ok(Ingester { store: Store::open_or_create(repository)?, batch: None, debs: 0, bytes: 0 })
+        let store = Store::open_or_create(repository)?;
+        Ok(Ingester { store, batch: None, debs: 0, bytes: 0, has_digests: false })
+    }
+
+    /// For debs whose digests an archive states: those say enough, and checksums inside the debs are not
+    /// compared besides.
+    #[must_use]
+    pub fn of_archive(self, has_digests: bool) -> Self {
+        Ingester { has_digests, ..self }
+    }
+
+    /// The repository.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The package, if it is in the repository (and durable) already.
@@ -141,6 +156,9 @@ impl Ingester {
         }
         let batch = self.batch.as_mut().ok_or_else(|| Error::bug("a transaction that was just begun"))?;
         let mut deb = Deb::new(body)?;
+        if self.has_digests {
+            deb = deb.of_known_digest();
+        }
         let mut member = deb.control()?;
         let control = Control::read(&mut member)?;
         member.finish()?;

@@ -409,7 +409,12 @@ fn unpack(
     let limit = plain.map_or(UNSTATED_LIMIT, |(_, size)| size);
     let mut bytes = Vec::with_capacity(plain.map_or(0, |(_, size)| size.min(1 << 28)) as usize);
     let mut reader: Box<dyn Read + '_> = match extension {
-        ".xz" => Box::new(liblzma::read::XzDecoder::new_multi_decoder(stream)),
+        ".xz" => {
+            // Both forms have a digest, which is compared: xz's own checksum would tell nothing more.
+            let flags = liblzma::stream::CONCATENATED | liblzma::stream::IGNORE_CHECK;
+            let decoder = liblzma::stream::Stream::new_stream_decoder(u64::MAX, flags).map_err(Error::bug)?;
+            Box::new(liblzma::read::XzDecoder::new_stream(stream, decoder))
+        }
         ".zst" => Box::new(zstd::stream::read::Decoder::new(stream)?),
         ".gz" => Box::new(flate2::read::MultiGzDecoder::new(stream)),
         ".bz2" => Box::new(bzip2::read::MultiBzDecoder::new(stream)),

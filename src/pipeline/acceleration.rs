@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, path::Path};
 
 use qemu::twins::{Policy, Rule};
 
-use super::{Session, pool, tools::Foreign};
+use super::{
+    Session, pool,
+    tools::{Foreign, is_emulator},
+};
 use crate::{
     Error, Result,
     artefacts::{Composed, Image, LockedPackage, Lockfile},
@@ -21,45 +24,62 @@ use crate::{
     twins::{self, Inventories, Machines, Member, Twins},
 };
 
-/// Downloads the packages of an image's twins. Its own packages are in the repository, and its tools
-/// are locked.
-pub(super) fn fetch(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
-    fetch_for(session, image, || ingested(session, &lockfile.packages))
-}
-
-/// The same for packages that need not be in the repository.
+/// Downloads the packages of the twins of a tree with these packages.
 pub(super) fn fetch_for(
     session: &Session<'_>,
     image: &Image,
     members: impl FnOnce() -> Result<Vec<Member>>,
 ) -> Result<()> {
-    match fetch_wanted(session, image, members) {
+    let fetched = wanted(session, image, members).and_then(|packages| {
+        let natives = Lockfile { packages, request: None };
+        pool::fetch_locked(session, &[(image, &natives)])
+    });
+    tolerate_missing(session, &image.request.image, fetched)
+}
+
+/// Reports that native programs could not be got: all programs run in qemu then.
+pub(super) fn tolerate_missing(session: &Session<'_>, image: &str, result: Result<()>) -> Result<()> {
+    match result {
         Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
             let message = format!("native programs could not be got from the archive: {error}");
-            session.reporter.warn(&image.request.image, message);
+            session.reporter.warn(image, message);
             Ok(())
         }
         result => result,
     }
 }
 
-fn fetch_wanted(
+/// The packages for this machine that the twins of these packages are made of. Those must be in the repository,
+/// and the image's tools be locked.
+pub(super) fn wanted(
     session: &Session<'_>,
     image: &Image,
     members: impl FnOnce() -> Result<Vec<Member>>,
-) -> Result<()> {
-    let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(()) };
-    let Some(machines) = Machines::of(foreign.target.name, foreign.host.name) else { return Ok(()) };
-    let Some(tools) = foreign.tools(image)? else { return Ok(()) };
+) -> Result<Vec<LockedPackage>> {
+    let Some((foreign, machines, tools)) = machines(session, image)? else { return Ok(Vec::new()) };
     let store = Store::open(&session.repo)?;
     let wanted = twins::wanted(&Inventories::new(&store), &members()?, &machines, &policy(image))?;
-    let packages = tools
-        .packages
-        .into_iter()
-        .filter(|package| wanted.contains(&package.name) && package.architecture == foreign.host.name)
-        .collect();
-    let natives = Lockfile { packages, request: None };
-    pool::fetch_locked(session, &[(image, &natives)])
+    Ok(natives(tools, &foreign).filter(|package| wanted.contains(&package.name)).collect())
+}
+
+/// Those of them that are known before the image's packages are there: the table has them.
+pub(super) fn surely_wanted(session: &Session<'_>, image: &Image) -> Result<Vec<LockedPackage>> {
+    let Some((foreign, _, tools)) = machines(session, image)? else { return Ok(Vec::new()) };
+    let policy = policy(image);
+    Ok(natives(tools, &foreign).filter(|package| policy.package(&package.name).is_some()).collect())
+}
+
+/// For a foreign image that can have twins: the two architectures, and its tools.
+fn machines(session: &Session<'_>, image: &Image) -> Result<Option<(Foreign, Machines, Lockfile)>> {
+    let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(None) };
+    let Some(machines) = Machines::of(foreign.target.name, foreign.host.name) else { return Ok(None) };
+    Ok(foreign.tools(image)?.map(|tools| (foreign, machines, tools)))
+}
+
+/// The packages of native programs in a lock of tools.
+fn natives(tools: Lockfile, foreign: &Foreign) -> impl Iterator<Item = LockedPackage> {
+    let host = foreign.host.name;
+    tools.packages.into_iter().filter(move |package| package.architecture == host && !is_emulator(package))
 }
 
 /// The image's twins; none where it is not a foreign one, or `wish` is not to have any.

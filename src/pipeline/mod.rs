@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `locks` | `lock`, `lock --why` |
 //! | `pool` | `fetch`: debs into the repository |
+//! | `joint` | no verb: what foreign images need on this machine, fetched with their packages |
 //! | `stage_two` | `configure`, `run` |
 //! | `rootfs` | `configure --rootfs` |
-//! | `build` | `build` |
+//! | `build` | `build`; `schedule` has the order of images |
 //! | `verify` | `verify` |
 //! | `multistrap` | `multistrap` |
 //! | `comparison` | `diff` |
@@ -25,6 +26,7 @@ mod comparison;
 mod dates;
 mod import;
 mod indexes;
+mod joint;
 mod layers;
 mod listings;
 mod locks;
@@ -33,6 +35,7 @@ mod ninja;
 mod pool;
 mod prune;
 mod rootfs;
+mod schedule;
 mod stage_two;
 mod tools;
 mod verify;

@@ -1,14 +1,14 @@
-//! `fetch`: the debs of locks into the repository, each once.
+//! `fetch`: the debs of locks into the repository, each once, and what foreign images need on this machine.
 
 use std::{collections::BTreeMap, io::Read, path::Path};
 
-use super::{Session, acceleration, indexes::Indexes, locks, tools};
+use super::{Session, joint::Tools, locks};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
     artefacts::{Image, Ingested, LockedPackage, Lockfile, Repository},
     digest::Sha256,
-    fetch::{self, DebSink, Fetch},
+    fetch::{self, DebSink, Extras, Fetch},
     ingest::Ingester,
     lock::sources,
 };
@@ -17,16 +17,35 @@ use crate::{
 pub fn fetch(session: &Session<'_>, images: &[Image]) -> Result<()> {
     let lockfiles = images.iter().map(|image| locks::read(&image.lock)).collect::<Result<Vec<_>>>()?;
     let pairs: Vec<(&Image, &Lockfile)> = images.iter().zip(&lockfiles).collect();
-    fetch_locked(session, &pairs)?;
-    let indexes = Indexes::new(session);
-    pairs.iter().try_for_each(|(image, lockfile)| {
-        tools::fetch(session, &indexes, image, lockfile)?;
-        acceleration::fetch(session, image, lockfile)
-    })
+    fetch_all(session, &pairs, true, &|| {})
 }
 
-/// The same for locks that were read. What several images need is downloaded once.
+/// The packages of locks that were read, alone. What several images need is downloaded once.
 pub(super) fn fetch_locked(session: &Session<'_>, images: &[(&Image, &Lockfile)]) -> Result<()> {
+    run_with(session, images, None)
+}
+
+/// The same with what foreign images need on this machine, `native` programs among it, by the same threads;
+/// `ready` is called once, when the images' own packages are in the repository. Of what is needed on this
+/// machine nothing but an interruption is an error.
+pub(super) fn fetch_all(
+    session: &Session<'_>,
+    images: &[(&Image, &Lockfile)],
+    native: bool,
+    ready: &(dyn Fn() + Sync),
+) -> Result<()> {
+    run_with(session, images, Some(Tools::new(session, images, native, ready)?))
+}
+
+/// The emulator of an image alone.
+pub(super) fn fetch_emulator(session: &Session<'_>, image: &Image, lockfile: &Lockfile) -> Result<()> {
+    let images = [(image, lockfile)];
+    let tools = Tools::new(session, &images, false, &|| {})?;
+    let nothing = Lockfile { packages: Vec::new(), request: None };
+    run_with(session, &[(image, &nothing)], Some(tools))
+}
+
+fn run_with(session: &Session<'_>, images: &[(&Image, &Lockfile)], tools: Option<Tools<'_>>) -> Result<()> {
     let Some((first, _)) = images.first() else { return Ok(()) };
     let ingester = Ingester::new(&session.repo)?;
     let mut wanted: BTreeMap<Sha256, &LockedPackage> = BTreeMap::new();
@@ -40,27 +59,33 @@ pub(super) fn fetch_locked(session: &Session<'_>, images: &[(&Image, &Lockfile)]
         }
     }
     drop(ingester);
-    if !wanted.is_empty() {
-        let acquire = Acquire::new(session.offline, session.stop);
-        let name = match images.len() {
-            1 => first.request.image.clone(),
-            count => format!("{count} images"),
-        };
-        let repositories = repositories(images.iter().flat_map(|(image, _)| &image.request.repositories))?;
-        let packages: Vec<&LockedPackage> = wanted.into_values().collect();
-        let make_sink = || Ok(Box::new(Pool(Ingester::new(&session.repo)?)) as Box<dyn DebSink + '_>);
-        run(session, &name, &repositories, &acquire, &packages, &make_sink)?;
+    if wanted.is_empty() && tools.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let repositories = repositories(images.iter().flat_map(|(image, _)| &image.request.repositories))?;
+    // The digests of an archive that nobody signed may be those of what lies there.
+    let is_signed = images
+        .iter()
+        .flat_map(|(image, _)| &image.request.repositories)
+        .all(|repository| !repository.trusted);
+    let make_sink = || {
+        let ingester = Ingester::new(&session.repo)?.of_archive(is_signed);
+        let pool = Pool { ingester, tools: tools.as_ref() };
+        Ok(Box::new(pool) as Box<dyn DebSink + '_>)
+    };
+    let packages: Vec<&LockedPackage> = wanted.into_values().collect();
+    let extras = tools.as_ref().map(|tools| tools as &dyn Extras);
+    let acquire = Acquire::new(session.offline, session.stop);
+    run(session, &name(images, first), &repositories, &acquire, (&packages, extras), &make_sink)
 }
 
-/// Downloads packages into sinks.
+/// Downloads packages, and extra ones with them, into sinks.
 pub(super) fn run<'a>(
     session: &'a Session<'_>,
     name: &'a str,
     repositories: &'a [(String, Vec<String>)],
-    acquire: &'a Acquire<'_>,
-    packages: &[&LockedPackage],
+    acquire: &'a Acquire<'a>,
+    (packages, extras): (&[&LockedPackage], Option<&dyn Extras>),
     make_sink: &'a (dyn Fn() -> Result<Box<dyn DebSink + 'a>> + Sync),
 ) -> Result<()> {
     let fetch = Fetch {
@@ -72,7 +97,18 @@ pub(super) fn run<'a>(
         reporter: session.reporter,
         make_sink,
     };
-    fetch.run(packages)
+    match extras {
+        Some(extras) => fetch.run_with(packages, extras),
+        None => fetch.run(packages),
+    }
+}
+
+/// What events call these images.
+pub(super) fn name(images: &[(&Image, &Lockfile)], first: &Image) -> String {
+    match images.len() {
+        1 => first.request.image.clone(),
+        count => format!("{count} images"),
+    }
 }
 
 /// The repositories of one or more images with their URIs, each once.
@@ -100,15 +136,21 @@ pub(super) fn ingested(session: &Session<'_>, lockfile: &Lockfile) -> Result<Ing
     Ok(Ingested { packages: packages.collect::<Result<_>>()? })
 }
 
-/// Ingests debs on one thread.
-struct Pool(Ingester);
+/// Ingests debs on one thread, and takes programs out of some.
+struct Pool<'a> {
+    ingester: Ingester,
+    tools: Option<&'a Tools<'a>>,
+}
 
-impl DebSink for Pool {
+impl DebSink for Pool<'_> {
     fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()> {
-        self.0.ingest(package, body).map(|_| ())
+        match self.tools.and_then(|tools| tools.emulator(package)) {
+            Some(emulator) => emulator.extract(self.ingester.store(), package, body),
+            None => self.ingester.ingest(package, body).map(|_| ()),
+        }
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.0.flush()
+        self.ingester.flush()
     }
 }

@@ -13,9 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use sandbox::Missing;
 
-use super::{
-    Session, StageTwo, acceleration, indexes::Indexes, replace_file, stage_two::preseed_text, tools,
-};
+use super::{Session, StageTwo, acceleration, replace_file, stage_two::preseed_text, tools};
 use crate::{
     Context, Error, Result,
     artefacts::{
@@ -205,7 +203,7 @@ fn programs(
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     }
     if !image.request.repositories.is_empty() {
-        tools::fetch(session, &Indexes::new(session), image, &lockfile)?;
+        super::pool::fetch_emulator(session, image, &lockfile)?;
     }
     let emulator = tools::emulator(session, Some(image), &rootfs.architecture, &store)?;
     let wish = requirements.acceleration();

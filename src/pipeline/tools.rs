@@ -15,16 +15,14 @@ use qemu::Architecture;
 use super::{
     Session,
     indexes::{Indexes, Key},
-    locks, pool,
+    locks,
 };
 use crate::{
     Context, Error, Result,
-    acquire::Acquire,
     artefacts::{Image, LockedPackage, Lockfile, Repository},
     configure::Emulator,
     digest::Sha256,
     error::Kind,
-    fetch::DebSink,
     ingest,
     lock::{self, index::Index, lockfile},
     store::Store,
@@ -102,7 +100,8 @@ pub(super) fn locked(session: &Session<'_>, image: &Image) -> Result<Option<(Loc
     Ok(Some((lockfile, reference)))
 }
 
-fn is_emulator(package: &LockedPackage) -> bool {
+/// Whether a package of a lock of tools is the emulator's.
+pub(super) fn is_emulator(package: &LockedPackage) -> bool {
     package.stanza.get(lockfile::REASON) == Some(lock::EMULATOR)
 }
 
@@ -189,14 +188,14 @@ pub(super) fn lock(
                     None => groups.push((key, vec![pinning])),
                 }
             }
-            Err(error) => results[position] = tolerate(session, image, Err(error)),
+            Err(error) => results[position] = tolerate(session, &image.request.image, Err(error)),
         }
     }
     for (key, members) in groups {
         if let Err((at, error)) = pin(session, indexes, &key, &members) {
             // What is wrong with one is wrong with all: it is said once.
             let member = &members[at];
-            results[member.position] = tolerate(session, member.image, Err(error));
+            results[member.position] = tolerate(session, &member.image.request.image, Err(error));
         }
     }
     results
@@ -236,66 +235,42 @@ fn digest(lockfile: &Lockfile) -> Result<Sha256> {
     Ok(Sha256::of(serde_json::to_string(&(RULES, packages)).map_err(Error::bug)?.as_bytes()))
 }
 
-/// Gets the pinned emulator of a foreign image, unless it is there. Where that cannot be had, says so:
-/// the host's own may do.
-pub(super) fn fetch(
-    session: &Session<'_>,
-    indexes: &Indexes<'_>,
-    image: &Image,
-    lockfile: &Lockfile,
-) -> Result<()> {
-    match Foreign::new(session, &image.request.architecture)? {
-        Some(foreign) => {
-            lock(session, indexes, &[(image, lockfile)], false).into_iter().collect::<Result<()>>()?;
-            tolerate(session, image, fetch_pinned(session, image, &foreign))
-        }
-        None => Ok(()),
-    }
-}
-
 /// Reports that there is no emulator of the archive, which another one can make good.
-fn tolerate(session: &Session<'_>, image: &Image, result: Result<()>) -> Result<()> {
+pub(super) fn tolerate(session: &Session<'_>, image: &str, result: Result<()>) -> Result<()> {
     match result {
         Err(error) if matches!(error.kind(), Kind::Input | Kind::Machine) => {
             let message = format!("no emulator could be got from the archive: {error}");
-            session.reporter.warn(&image.request.image, message);
+            session.reporter.warn(image, message);
             Ok(())
         }
         result => result,
     }
 }
 
-fn fetch_pinned(session: &Session<'_>, image: &Image, foreign: &Foreign) -> Result<()> {
-    let acquire = Acquire::new(session.offline, session.stop);
-    let Some(package) = foreign.pinned(image)? else { return Ok(()) };
-    let reference = foreign.reference(&package);
-    if ingest::extracted(&Store::open_or_create(&session.repo)?, &reference)?.is_some() {
-        return Ok(());
-    }
-    let paths = ["-static", ""].map(|suffix| format!("usr/bin/qemu-{}{suffix}", foreign.name)).to_vec();
-    let make_sink = || {
-        let (reference, paths) = (reference.clone(), paths.clone());
-        Ok(Box::new(Program { store: Store::open(&session.repo)?, reference, paths })
-            as Box<dyn DebSink + '_>)
-    };
-    let repositories = pool::repositories(image.request.repositories.iter())?;
-    pool::run(session, &image.request.image, &repositories, &acquire, &[&package], &make_sink)
-}
-
-/// Takes one program out of a deb.
-struct Program {
-    store: Store,
+/// A pinned emulator that is not in the repository yet.
+pub(super) struct Pinned {
+    /// Its package.
+    pub(super) package: LockedPackage,
     reference: String,
     paths: Vec<String>,
 }
 
-impl DebSink for Program {
-    fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()> {
-        ingest::extract(&self.store, package, body, &self.paths, &self.reference)
+impl Pinned {
+    /// That of a foreign image whose tools are pinned.
+    pub(super) fn missing(session: &Session<'_>, image: &Image) -> Result<Option<Pinned>> {
+        let Some(foreign) = Foreign::new(session, &image.request.architecture)? else { return Ok(None) };
+        let Some(package) = foreign.pinned(image)? else { return Ok(None) };
+        let reference = foreign.reference(&package);
+        if ingest::extracted(&Store::open_or_create(&session.repo)?, &reference)?.is_some() {
+            return Ok(None);
+        }
+        let paths = ["-static", ""].map(|suffix| format!("usr/bin/qemu-{}{suffix}", foreign.name)).to_vec();
+        Ok(Some(Pinned { package, reference, paths }))
     }
 
-    fn finish(&mut self) -> Result<()> {
-        Ok(()) // each program is a commit of its own
+    /// Takes the program out of the package's deb.
+    pub(super) fn extract(&self, store: &Store, package: &LockedPackage, body: &mut dyn Read) -> Result<()> {
+        ingest::extract(store, package, body, &self.paths, &self.reference)
     }
 }
 

@@ -152,6 +152,23 @@ pub(super) fn metadata_variant(metadata: &Metadata) -> Variant {
     ])
 }
 
+/// What stands before a file's header in a content stream: its length in big-endian order, and zeros up to
+/// the alignment of a GVariant (`_ostree_write_variant_with_size` in ostree-core.c).
+pub(super) const HEADER_PREFIX: usize = 8;
+
+/// The header of a regular file in a content stream, which its checksum covers (`OSTREE_FILE_HEADER_GVARIANT_FORMAT`
+/// in ostree-core-private.h): uid, gid, mode and device in big-endian order, no link's target, attributes.
+pub(super) fn file_header(metadata: &Metadata) -> Variant {
+    Variant::tuple_from_iter([
+        metadata.uid.to_be().to_variant(),
+        metadata.gid.to_be().to_variant(),
+        metadata.mode.to_be().to_variant(),
+        0u32.to_variant(),
+        "".to_variant(),
+        xattrs_variant(&metadata.xattrs),
+    ])
+}
+
 /// Extended attributes as libostree takes them. They are sorted here: libostree itself does so
 /// only from 2024.10 on, and an object's checksum must not depend on that.
 pub(super) fn xattrs_variant(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Variant {

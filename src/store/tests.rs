@@ -100,6 +100,31 @@ fn what_is_written_is_what_ostree_reads() {
 }
 
 #[test]
+fn a_file_from_memory_is_the_object_that_libostree_makes() {
+    let (_folder, store) = repository();
+    let attributes =
+        vec![(b"user.b".to_vec(), b"2".to_vec()), (b"security.capability".to_vec(), vec![1, 255])];
+    let transaction = store.transaction().expect("a transaction");
+    for (metadata, size) in [
+        (plain(0o100_644), 0),
+        (plain(0o100_755), 1),
+        (Metadata { uid: 1000, gid: 42, mode: 0o106_755, xattrs: attributes }, 70_001),
+        (plain(0o100_600), 4 << 20),
+    ] {
+        let content: Vec<u8> = (0..size).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
+        let xattrs = object::xattrs_variant(&metadata.xattrs);
+        let Metadata { uid, gid, mode, .. } = metadata;
+        let theirs = transaction
+            .repository()
+            .write_regfile_inline(None, uid, gid, mode, Some(&xattrs), &content, gio::Cancellable::NONE)
+            .expect("written by libostree");
+        let mut ours = store.reopen().expect("a second handle").transaction().expect("a transaction");
+        let ours = ours.write_file(&metadata, &mut content.as_slice(), u64::from(size)).expect("written");
+        assert_eq!(ours.to_string(), theirs.as_str(), "{metadata:?} {size}");
+    }
+}
+
+#[test]
 fn a_transaction_is_all_or_nothing() {
     let (_folder, store) = repository();
     let mut transaction = store.transaction().expect("a transaction");

@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
 use qemu::twins::{Inventory, libraries::merge_usr};
@@ -49,8 +52,27 @@ impl<'a> Inventories<'a> {
 
     /// Of packages that can have programs.
     pub(super) fn of_all(&self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
-        let with_programs = members.iter().filter(|member| member.has_programs());
-        with_programs.map(|member| Ok((member.digest, self.of(member)?))).collect()
+        let members: Vec<&Member> = members.iter().filter(|member| member.has_programs()).collect();
+        let next = AtomicUsize::new(0);
+        let path = self.store.path();
+        let work = || -> Result<Vec<(Sha256, Inventory)>> {
+            let store = Store::open(path)?;
+            let inventories = Inventories::new(&store);
+            let take = || members.get(next.fetch_add(1, Ordering::Relaxed));
+            let of = |member: &&Member| Ok((member.digest, inventories.of(member)?));
+            std::iter::from_fn(take).map(of).collect()
+        };
+        // Programs are read whole, and their digests taken: work for all processors.
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(members.len());
+        let parts: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        });
+        let mut result = BTreeMap::new();
+        for part in parts {
+            result.extend(part.map_err(|_| Error::bug("reading an inventory panicked"))??);
+        }
+        Ok(result)
     }
 
     fn of(&self, member: &Member) -> Result<Inventory> {

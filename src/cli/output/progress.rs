@@ -39,6 +39,14 @@ impl Bars {
     pub(super) fn event(&self, event: &Event) {
         match event {
             Event::Started { image, stage, total, unit } => {
+                // A stage that says it again has found more to do.
+                let bars = self.bars.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if let (Some(bar), Some(total)) = (bars.get(&(image.clone(), *stage)), total) {
+                    bar.set_length(*total);
+                    bar.set_style(bar_style(Some(*total), unit));
+                    return;
+                }
+                drop(bars);
                 let bar = self.screen.add(ProgressBar::new(total.unwrap_or(0)));
                 bar.set_style(bar_style(*total, unit));
                 bar.set_prefix(format!("{image} {}", stage.name()));
@@ -125,7 +133,10 @@ impl Lines {
     fn event_at(&mut self, event: &Event, now: Instant) -> Option<String> {
         match event {
             Event::Started { image, stage, total, unit } => {
-                self.running.insert((image.clone(), *stage), Told { total: *total, unit, last: now });
+                // A stage that says it again has found more to do.
+                let told = self.running.entry((image.clone(), *stage));
+                let told = told.or_insert(Told { total: None, unit, last: now });
+                (told.total, told.unit) = (*total, unit);
                 None
             }
             Event::Progress { image, stage, done, item } => {

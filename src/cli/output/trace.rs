@@ -20,12 +20,13 @@ use crate::{
 };
 
 /// The names of threads, in the order in which they are shown.
-const THREADS: [(SpanKind, &str); 5] = [
+const THREADS: [(SpanKind, &str); 6] = [
     (SpanKind::Stage, "stages"),
     (SpanKind::Download, "downloads"),
     (SpanKind::Package, "packages"),
     (SpanKind::Program, "programs"),
     (SpanKind::Step, "steps"),
+    (SpanKind::Wait, "waits"),
 ];
 
 /// Threads of one kind in a process have numbers from this times the kind's place on.

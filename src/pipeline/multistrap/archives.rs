@@ -50,7 +50,7 @@ pub(super) fn fetch(
         let acquire = Acquire::new(session.offline, session.stop);
         let repositories = pool::repositories(image.request.repositories.iter())?;
         let make_sink = || Ok(Box::new(Nothing) as Box<dyn DebSink>);
-        pool::run(&keeping, &image.request.image, &repositories, &acquire, &missing, &make_sink)?;
+        pool::run(&keeping, &image.request.image, &repositories, &acquire, (&missing, None), &make_sink)?;
     }
     for package in &lockfile.packages {
         let (from, to) = (debs.join(name_in_archive(package)), debs.join(apt::archive_name(package)));
