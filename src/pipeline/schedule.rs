@@ -121,34 +121,39 @@ impl Schedule {
         !matches!(self.images[image].state, State::Done { .. })
     }
 
-    /// What a thread does next.
+    /// What a thread does next. All images are looked at, so that it is known of each what it waits for, and since when.
     pub(super) fn next(&mut self, now: f64) -> Step {
-        let mut compose = None;
+        let (mut compose, mut step) = (None, None);
         for image in 0..self.images.len() {
             let Place { state, entry, .. } = self.images[image];
-            let base = entry.base.map(|base| (base, self.images[base].state));
-            if let Some((base, State::Done { is_made: false })) = base
-                && matches!(state, State::Begun | State::Composed(_))
-            {
-                self.done(image, false);
-                return Step::GiveUp(image, base);
+            if !matches!(state, State::Begun | State::Composed(_)) {
+                continue;
             }
-            let waits_for_base = base.filter(|(_, state)| !matches!(state, State::Done { .. }));
-            match (state, waits_for_base) {
-                (State::Begun | State::Composed(_), Some((base, _))) => {
-                    self.wait(image, Why::Base(base), now)
+            let base = entry.base.map(|base| (base, self.images[base].state));
+            match (state, base) {
+                (_, Some((base, State::Done { is_made: false }))) => {
+                    self.done(image, false);
+                    self.end_wait(image, now);
+                    return Step::GiveUp(image, base);
                 }
-                (State::Begun, None) if self.has_packages => compose = compose.or(Some(image)),
-                (State::Composed(digest), None) => match self.obstacle(image, digest) {
+                (_, Some((base, state))) if !matches!(state, State::Done { .. }) => {
+                    self.wait(image, Why::Base(base), now);
+                }
+                (State::Composed(digest), _) => match self.obstacle(image, digest) {
                     Some(why) => self.wait(image, why, now),
-                    None => {
+                    None if step.is_none() => {
                         self.images[image].state = State::Configuring(digest);
                         self.end_wait(image, now);
-                        return Step::Configure(image);
+                        step = Some(Step::Configure(image));
                     }
+                    None => {}
                 },
+                _ if self.has_packages => compose = compose.or(Some(image)),
                 _ => {}
             }
+        }
+        if let Some(step) = step {
+            return step;
         }
         if let Some(image) = compose {
             self.images[image].state = State::Composing;
@@ -248,11 +253,12 @@ mod tests {
         let composed = |digest| Entry { composed: Some(digest), ..Entry::default() };
         let mut schedule = schedule(&[composed(A), composed(A), composed(B)], 2);
         assert_eq!(schedule.next(0.0), Step::Configure(0));
-        assert_eq!(schedule.next(0.0), Step::Configure(2));
-        assert_eq!(schedule.next(0.0), Step::Wait);
+        assert_eq!(schedule.next(1.0), Step::Configure(2));
+        assert_eq!(schedule.next(2.0), Step::Wait);
         schedule.done(0, true);
         assert_eq!(schedule.next(3.0), Step::Configure(1));
-        assert_eq!(schedule.take_waits(), [Wait { image: 1, why: Why::Same(0), begun: 0.0, ended: 3.0 }]);
+        let wait = Wait { image: 1, why: Why::Same(0), begun: 0.0, ended: 3.0 };
+        assert_eq!(schedule.take_waits(), [wait], "since the other one began, whoever passed by");
         assert_eq!(schedule.next(3.0), Step::Wait);
         schedule.done(1, true);
         schedule.done(2, true);
