@@ -120,7 +120,7 @@ impl Build<'_> {
             let place = self.place(image);
             let foreign = Foreign::new(self.session, &self.images[image].request.architecture);
             Entry {
-                base: None, // no image continues from another one
+                base: None, // no image continues from another one; `look` would have to pass over those that do
                 needs_tools: foreign.map_or(true, |foreign| foreign.is_some()),
                 composed: place.composed.as_ref().map(|(_, digest)| *digest),
                 is_done: place.result.is_some(),
