@@ -13,6 +13,7 @@ Package: app
 Version: 1
 Depends: data
 script postinst
+    sleep 0.5
     echo configured-app
 
 Package: data
@@ -40,7 +41,9 @@ fn images_of_the_same_packages_and_settings_are_configured_once() {
     needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
     let tiny = Miniature::new(Account::Subordinate, PACKAGES, &["app"]);
     tiny.images(&[("one", &["app"]), ("two", &["app"]), ("three", &["other"])]);
-    let built = tiny.fixture.treestrap(&["build"]).ok();
+    let built = tiny.fixture.treestrap(&["build", "--trace", "trace.json"]).ok();
+    let trace = tiny.fixture.read("trace.json");
+    assert!(trace.contains("both are of the same packages and settings"), "who waits is told: {trace}");
     let checksum = |image: &str| tiny.fixture.rev(&format!("deb/images/{image}/configured")).expect("a ref");
     assert_eq!(checksum("one"), checksum("two"));
     let said = built.stderr.matches("nothing is run again").count();
