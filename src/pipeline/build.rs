@@ -145,10 +145,11 @@ impl Build<'_> {
 
     fn schedule_of_all(&self) -> Schedule {
         let entry = |image: usize| {
+            let base = self.base(image);
             let place = self.place(image);
             let foreign = Foreign::new(self.session, &self.images[image].request.architecture);
             Entry {
-                base: self.base(image),
+                base,
                 needs_tools: foreign.map_or(true, |foreign| foreign.is_some()),
                 composed: place.composed.as_ref().map(|(_, digest)| *digest),
                 is_done: place.result.is_some(),
