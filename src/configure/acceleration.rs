@@ -29,23 +29,19 @@ const FOLDER: &[u8] = b".treestrap";
 pub struct Acceleration {
     plan: Plan,
     commit: Sha256,
-    /// The folder of the checked-out tree; beside it the interpreter and the log.
+    /// The checked-out tree.
+    tree: PathBuf,
+    /// The folder of the interpreter and the log.
     folder: sandbox::LayerFolder,
 }
 
 impl Acceleration {
-    /// Of the plan and its tree, the checkout of `commit` in an empty folder below `work`. `emulator`
-    /// runs what has no twin.
+    /// Of the plan and its tree, a checkout of `commit`; what else is needed is below `work`. `emulator` runs
+    /// what has no twin.
     ///
     /// # Errors
     /// `Kind::Machine` if no dispatcher can be put in front of this emulator.
-    pub fn new(
-        plan: Plan,
-        commit: Sha256,
-        work: &Path,
-        checkout: impl FnOnce(&Path) -> Result<()>,
-        emulator: &Emulator,
-    ) -> Result<Self> {
+    pub fn new(plan: Plan, commit: Sha256, tree: PathBuf, work: &Path, emulator: &Emulator) -> Result<Self> {
         if !emulator.preserves_argv0 {
             return Err(Error::machine(format!(
                 "{}: qemu-user before 6.0 cannot be told argv[0] by the dispatcher",
@@ -53,10 +49,7 @@ impl Acceleration {
             )));
         }
         let folder = sandbox::LayerFolder::make(work).context("making a work folder")?;
-        let acceleration = Acceleration { plan, commit, folder };
-        let tree = acceleration.tree();
-        fs::create_dir(&tree).with_context(|| format!("creating {}", tree.display()))?;
-        checkout(&tree)?;
+        let acceleration = Acceleration { plan, commit, tree, folder };
         let program = &emulator.program;
         let qemu = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
         let bytes = interpreter(&qemu, &acceleration.plan.twins, LOG.as_bytes())
@@ -69,10 +62,6 @@ impl Acceleration {
                 .with_context(|| format!("writing {}", path.display()))?;
         }
         Ok(acceleration)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.folder.path().join("tree")
     }
 
     fn interpreter(&self) -> PathBuf {
@@ -88,7 +77,7 @@ impl Acceleration {
         for binfmt in &mut plan.binfmt {
             binfmt.interpreter = self.interpreter();
         }
-        let tree = self.tree();
+        let tree = &self.tree;
         let inside = |path: &str| path.trim_start_matches('/').as_bytes().to_vec();
         plan.mounts.push(Mount { target: inside(TREE), source: Source::ReadOnly(tree.clone()) });
         plan.mounts.push(Mount { target: inside(LOG), source: Source::Writable(self.log()) });

@@ -4,13 +4,14 @@
 //! Whatever is missing costs time and no more: without twins, qemu runs every program. So what goes
 //! wrong here is a note, unless `--accelerate require` says otherwise.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use qemu::twins::{Policy, Rule};
 
 use super::{
     Session, pool,
     tools::{Foreign, is_emulator},
+    twin_trees,
 };
 use crate::{
     Error, Result,
@@ -221,11 +222,11 @@ pub(super) fn ingested(session: &Session<'_>, packages: &[LockedPackage]) -> Res
         .collect()
 }
 
-/// Checks the tree out, and puts the dispatcher in front of the emulator.
+/// Checks the tree out where nobody has, and puts the dispatcher in front of the emulator.
 fn mount(session: &Session<'_>, twins: Twins, emulator: &Emulator) -> Result<Acceleration> {
     let store = Store::open(&session.repo)?;
-    let checkout = |folder: &Path| store.checkout(twins.commit, folder);
-    Acceleration::new(twins.plan, twins.commit, &session.work(), checkout, emulator)
+    let tree = twin_trees::of_commit(session, &store, twins.commit)?;
+    Acceleration::new(twins.plan, twins.commit, tree, &session.work(), emulator)
 }
 
 /// The built-in tables and what the manifest adds to them.

@@ -18,6 +18,7 @@
 //! | `acceleration` | no verb: native programs for foreign images |
 //! | `indexes` | no verb: archives' indexes, each got once |
 //! | `layers` | no verb: images that continue from a finished tree |
+//! | `twin_trees` | no verb: trees of native programs, kept |
 //! | `listings` | no verb: trees as sandboxes take them, kept |
 
 mod acceleration;
@@ -38,6 +39,7 @@ mod rootfs;
 mod schedule;
 mod stage_two;
 mod tools;
+mod twin_trees;
 mod verify;
 
 use std::{

@@ -16,7 +16,7 @@ use std::{
     path::Path,
 };
 
-use super::{Session, listings, locks, tools};
+use super::{Session, listings, locks, tools, twin_trees};
 use crate::{
     Context, Result,
     artefacts::{Image, Lockfile},
@@ -57,6 +57,7 @@ pub fn prune(session: &Session<'_>, images: &[Image], only_these: bool, dry_run:
     store.remove_references(&references)?;
     let objects = store.prune()?;
     listings::remove_orphans(session, |commit| store.has_commit(commit))?;
+    twin_trees::remove_orphans(session, &store)?;
     twins::Inventories::new(&store)
         .remove_orphans(|deb| Ok(store.resolve(&pool_reference(deb))?.is_some()))?;
     remove_failed(session, &kept)?;
