@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -93,10 +94,16 @@ class Bench:
             errors.write(f"$ {' '.join(command)}\n".encode())
             errors.flush()
             began = time.monotonic()
+            child = subprocess.Popen(
+                command, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
+            )
             try:
-                done = subprocess.run(command, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, timeout=LIMIT)
-                status = done.returncode
-            except subprocess.TimeoutExpired:
+                status = child.wait(LIMIT)
+            except BaseException as error:  # a bench that is stopped leaves nothing running either
+                os.killpg(child.pid, signal.SIGTERM)
+                child.wait()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
                 status = f"nothing after {LIMIT} s"
             seconds = time.monotonic() - began
         record["steps"][step.name] = seconds

@@ -44,6 +44,8 @@ dpkg --configure -a || dpkg --configure -a
 """
 
 # What apt2ostree does before it starts dpkg: accounts that scripts look up, dash's preinst, no services, no insserv, awk.
+# It starts dpkg once, which is not enough for bookworm: base-files and nginx-common want base-passwd's groups before it is
+# their turn.
 APT2OSTREE = """root=$1
 echo root:x:0:0:root:/root:/bin/bash >"$root/etc/passwd"
 echo root:x:0: >"$root/etc/group"
@@ -56,7 +58,7 @@ dpkg-divert --local --rename --add /usr/lib/insserv/insserv
 mkdir -p /usr/lib/insserv
 ln -sf ../../../bin/true /usr/lib/insserv/insserv
 ln -sf ../bin/true /sbin/insserv
-dpkg --configure -a
+dpkg --configure -a || dpkg --configure -a
 rm -f /etc/machine-id
 """
 COMMIT = """tar -C "$1" --exclude=./proc/* --exclude=./dev/* -c . |

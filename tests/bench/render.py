@@ -294,8 +294,9 @@ class Page:
         rows.append(row("treestrap: the base alone, from nothing", images["base"]))
         earlier = 0
         for record in images["growth"]:
-            rows.append(row(f"… then images {earlier + 1} to {record['images']}", record))
-            earlier = record["images"]
+            first, earlier = earlier + 1, record["images"]
+            which = f"image {first}" if first == earlier else f"images {first} to {earlier}"
+            rows.append(row(f"… then {which}", record))
         good = [record for record in images["growth"] if "failed" not in record]
         if good and good[-1]["images"] == leaves:
             total = {"seconds": sum(record["seconds"] for record in good), "served": sum(record["served"] for record in good)}
@@ -311,8 +312,8 @@ class Page:
             "## Many similar images",
             "",
             f"For {images['architecture']}: the base, and {leaves} images that are the base and one leaf package each, as `from = \"embedded\"`",
-            f"in the manifest ({', '.join(images['leaves'])}). On disk: treestrap's is one repository with all that was fetched,",
-            "mmdebstrap's are folders without their archives.",
+            "in the manifest. On disk: treestrap's is one repository with all that was fetched, mmdebstrap's are folders without",
+            f"their archives. The leaves: {', '.join(images['leaves'])}.",
             "",
             *table(("", "wall (s)", "downloaded (MB)", "on disk (MB)"), rows),
         ]
