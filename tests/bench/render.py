@@ -277,7 +277,7 @@ class Page:
         ]
         for entry in self.results["stages"]["sets"]:
             if "failed" in entry:
-                lines += ["", f"The set {entry['name']} failed: {entry['failed']}."]
+                lines += ["", f"The set {entry['name']} failed: {last_line(entry['failed'])}"]
         return lines
 
     def similar(self):

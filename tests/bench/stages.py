@@ -26,7 +26,7 @@ class Growth:
 
     def __init__(self, bench, apt, name, packages, cache):
         self.bench, self.apt, self.name, self.packages, self.cache = bench, apt, name, packages, cache
-        self.values = {}
+        self.values, self.failure = {}, None
 
     def note(self, key, value):
         self.values.setdefault(key, []).append(value)
@@ -41,6 +41,7 @@ class Growth:
         (project.place / "embedded.lock").unlink(missing_ok=True)
         record = project.run("--offline", "lock", "embedded")
         if "failed" in record:
+            self.failure = record["failed"]
             return None
         self.note("lock", record["seconds"])
         self.note("lock rss", record["rss"])
@@ -55,6 +56,7 @@ class Growth:
         for verb in ("fetch", "compose", "configure"):
             record = project.run(verb, "embedded")
             if "failed" in record:
+                self.failure = record["failed"]
                 return False
             for stage, seconds in record["stages"].items():
                 self.note(stage, seconds)
@@ -100,14 +102,14 @@ class Growth:
         for _ in range(rounds):
             locked = self.lock(project)
             if not locked:
-                return {"name": self.name, "packages": None, "failed": "lock"}
+                return {"name": self.name, "packages": None, "failed": self.failure}
         for repetition in range(min(rounds, 2) if locked > LARGE else rounds):
             if repetition:
                 lock = (project.place / "embedded.lock").read_text()
                 project = self.project()
                 (project.place / "embedded.lock").write_text(lock)
             if not self.repetition(project):
-                return {"name": self.name, "packages": locked, "failed": "a stage", "values": self.summary()}
+                return {"name": self.name, "packages": locked, "failed": self.failure, "values": self.summary()}
         self.sandbox(project)
         say(f"stages: {locked} packages: " + ", ".join(f"{key} {value['median']:.3g}" for key, value in self.summary().items()))
         return {"name": self.name, "packages": locked, "values": self.summary()}
