@@ -2,7 +2,7 @@
 # is needed. Setting up is what uses root (sudo, or being root): it says what it installs and why,
 # and does nothing where nothing is missing. Targets that compile run as much of it as they need
 # first: `build`, `check` and `install` what compiling needs, `demo` also what images need, `test`
-# and `bench` all of it.
+# what tests compare with, `bench` the other systems, too.
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -12,7 +12,7 @@ SECONDS ?= 60
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release/treestrap
 
-.PHONY: help setup setup-build setup-demo build demo test bench check equality fidelity fidelity-unpack \
+.PHONY: help setup setup-build setup-demo setup-bench build demo test bench bench-docs views check equality fidelity fidelity-unpack \
 	dropin install fuzz
 
 help:
@@ -21,7 +21,9 @@ help:
 	@echo 'make check      formatting, lints, import directions, generated help and man pages'
 	@echo 'make build      the program, in $(RELEASE)'
 	@echo 'make setup      install what is missing, which may use root; the other targets run what they need of it'
-	@echo 'make bench      time each stage, beside other systems'
+	@echo 'make bench      time images beside other systems, and each stage; takes 45 minutes'
+	@echo 'make bench-docs what it measured, into docs/benchmarks.md'
+	@echo 'make views      time file-heavy work in each view of the sandbox'
 	@echo 'make equality   foreign images with and without acceleration, compared; takes an hour'
 	@echo 'make fidelity   images beside what mmdebstrap makes of the same packages; takes an hour'
 	@echo 'make fidelity-unpack   real packages, composed and unpacked by dpkg, compared; as root, takes an hour'
@@ -37,6 +39,9 @@ setup-build:
 
 setup-demo:
 	@tests/setup.sh demo
+
+setup-bench:
+	@tests/setup.sh bench
 
 build: setup-build
 	$(CARGO) build --release --locked
@@ -55,8 +60,14 @@ check: setup-build
 	$(CARGO) test --locked --test architecture
 	$(CARGO) test --locked --lib cli::
 
-bench: setup build
-	@tests/bench.sh $(RELEASE)
+# Best on a machine that does nothing else. BENCH has options: --quick, --only macro|stages|images, --rounds N.
+bench: setup-bench build
+	@tests/bench/run $(RELEASE) --out $(TARGET)/bench $(BENCH)
+
+bench-docs:
+	@tests/bench/render $(TARGET)/bench/results.json docs
+
+views: setup-demo build
 	@tests/views.sh $(RELEASE)
 
 # Needs tests/setup.sh's account and the real archive; IMAGES names some of the sets.

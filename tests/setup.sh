@@ -6,13 +6,14 @@
 #   tests/setup.sh build      what compiling needs
 #   tests/setup.sh demo       … and what making an image as an unprivileged user needs
 #   tests/setup.sh tests      … and what the tests compare with, and run as
+#   tests/setup.sh bench      … and what the bench measures beside it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 purpose=${1:-tests}
 case $purpose in
-build | demo | tests) ;;
-*) echo "usage: tests/setup.sh build|demo|tests" >&2; exit 2 ;;
+build | demo | tests | bench) ;;
+*) echo "usage: tests/setup.sh build|demo|tests|bench" >&2; exit 2 ;;
 esac
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -42,6 +43,7 @@ need() {
 }
 
 static_libc() { [ -e "$(cc -print-file-name=libc.a)" ] || [ -e "/usr/lib/$(uname -m)-linux-gnu/libc.a" ]; }
+tests() { [ "$purpose" = tests ] || [ "$purpose" = bench ]; }
 headers() { echo '#include <stdio.h>' | cc -E - ; }
 
 need gcc            "the linker, and the C parts of the compression libraries" has cc
@@ -51,7 +53,7 @@ need libostree-dev  "the library that reads and writes OSTree repositories"    p
 if [ "$purpose" != build ]; then
     need uidmap     "newuidmap: maps the subordinate ids of an unprivileged user" has newuidmap
 fi
-if [ "$purpose" = tests ]; then
+if tests; then
     need ostree      "oracle: ostree fsck, ls and checkout"                  has ostree
     need gpgv        "oracle: verifies the miniature archive's signatures"   has gpgv
     need libcap2-bin "setcap and getcap: file capabilities in the tests"     has setcap
@@ -63,6 +65,11 @@ if [ "$purpose" = tests ]; then
     need apparmor    "oracle: takes the profile for Ubuntu"                  has apparmor_parser
     need ninja-build "oracle: drives a build by what treestrap ninja writes"  has ninja
     need python3     "what compares images with those"                       has python3
+fi
+if [ "$purpose" = bench ]; then
+    need time             "processor time and memory of what is measured"           [ -x /usr/bin/time ]
+    need qemu-user-static "runs the scripts of other systems' foreign images"       has qemu-arm-static
+    need arch-test        "mmdebstrap asks it whether foreign images can be made"   has arch-test
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
@@ -117,7 +124,7 @@ if [ "$purpose" != build ]; then
     if [ "$(id -u)" = 0 ]; then
         account treestrap-test "makes images without root"
         has_range treestrap-test || give_range treestrap-test
-        if [ "$purpose" = tests ]; then
+        if tests; then
             account treestrap-nosub "has no subordinate ids, for the tests"
             # useradd hands out a range to every new account: this one is here for having none
             for file in /etc/subuid /etc/subgid; do

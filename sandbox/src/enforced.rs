@@ -43,8 +43,8 @@ pub enum View {
 }
 
 impl View {
-    /// All of them, in the order in which they are tried where none is asked for. docs/benchmarks.md
-    /// has why.
+    /// All of them, in the order in which they are tried where none is asked for.
+    /// docs/benchmarks-sandbox.md has why.
     pub const PREFERENCE: [View; 4] = [View::Redirect, View::Fuse, View::Checkout, View::FuseCow];
 
     /// The name that serde has for it.
