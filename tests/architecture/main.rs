@@ -110,6 +110,7 @@ const HOSTS: &[&str] = &[
     "rustup.rs",
     "semver.org",
     "specifications.freedesktop.org",
+    "www.w3.org", // names the vocabulary of SVG
     "wiki.debian.org",
     "www.apache.org",
     "www.debian.org",
