@@ -36,7 +36,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(program: &Program<'_>, arguments: &Arguments) -> Result<u8> {
-    program.check_image(&arguments.image)?;
+    // A layer of an image can have failed, too: `IMAGE/layer-N`.
+    let layer = arguments.image.split_once('/').filter(|_| arguments.failed);
+    program.check_image(layer.map_or(arguments.image.as_str(), |(image, _)| image))?;
     let (session, options) = (program.session(None)?, arguments.stage_two.options());
     pipeline::run(&session, &arguments.image, &arguments.command, &options, arguments.failed)
 }

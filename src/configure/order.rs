@@ -61,7 +61,8 @@ pub(super) fn plan(packages: &[UnpackedPackage], begin: &Begin) -> Result<Vec<St
         Begin::Register(_) => vec![Step::Register],
         Begin::Composed | Begin::SecondStage | Begin::Unpack(_) | Begin::Layer { .. } => Vec::new(),
     };
-    let essential = graph.closure(&graph.essential);
+    // dpkg itself looks at Pre-Depends where it unpacks: of a layer, none is excepted.
+    let essential = if is_layer { BTreeSet::new() } else { graph.closure(&graph.essential) };
     let mut base = graph.in_order(&essential);
     base.retain(|&p| !is_installed(p));
     let mut configured: BTreeSet<usize> =
@@ -386,6 +387,14 @@ mod tests {
         assert_eq!(named(&packages, &steps), expected);
         let steps = plan(&packages, &begin(false)).expect("a plan");
         assert_eq!(named(&packages, &steps), expected[1..]);
+        let packages = [
+            package("bash", "Essential: yes\nPre-Depends: libtinfo6\n", &["preinst"]),
+            package("libtinfo6", "", &[]),
+        ];
+        let steps = plan(&packages, &begin(false)).expect("a plan");
+        let expected =
+            ["unpack packages libtinfo6", "configure libtinfo6", "unpack packages bash", "configure -a"];
+        assert_eq!(named(&packages, &steps), expected);
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub(super) struct Scripts<'a> {
     log_length: u64,
     /// Whether the current step was given up because nothing happened any more.
     hung: bool,
+    /// Whether others have begun with the steps.
+    resumed: bool,
 }
 
 /// How far the scripts have come: to go on in another sandbox.
@@ -178,7 +180,7 @@ impl<'a> Scripts<'a> {
         let journal = Journal::create(&inputs.logs, &inputs.composed.image)?;
         let waiting = Waiting::new(&inputs.composed.held);
         let progress = Progress { journal, seconds: Seconds::default(), waiting, done: 0 };
-        Ok(Scripts::resume(inputs, session, reporter, stop, progress))
+        Ok(Scripts { resumed: false, ..Scripts::resume(inputs, session, reporter, stop, progress) })
     }
 
     /// The scripts from where others stopped, in a new sandbox over what those left.
@@ -190,8 +192,20 @@ impl<'a> Scripts<'a> {
         progress: Progress,
     ) -> Self {
         let Progress { journal, seconds, waiting, done } = progress;
-        let (log_length, hung) = (0, false);
-        Scripts { inputs, session, reporter, stop, journal, seconds, waiting, done, log_length, hung }
+        let (log_length, hung, resumed) = (0, false, true);
+        Scripts {
+            inputs,
+            session,
+            reporter,
+            stop,
+            journal,
+            seconds,
+            waiting,
+            done,
+            log_length,
+            hung,
+            resumed,
+        }
     }
 
     /// All steps that are left.
@@ -201,6 +215,7 @@ impl<'a> Scripts<'a> {
         let result = order::plan(packages, self.inputs.begin).and_then(|steps| {
             if continues {
                 self.shell("switching off what the device does", &deferred::off())?;
+                self.add_architectures()?;
             }
             for step in steps.iter().skip(self.done) {
                 self.log_length = self.inputs.acceleration.map_or(0, Acceleration::log_length);
@@ -323,9 +338,50 @@ impl<'a> Scripts<'a> {
         }
     }
 
+    /// Tells dpkg of the architectures that come with this layer, as apt's users do.
+    fn add_architectures(&mut self) -> Result<()> {
+        let composed = self.inputs.composed;
+        let of = |is_wanted: fn(&UnpackedPackage) -> bool| -> BTreeSet<&str> {
+            let wanted = composed.packages.iter().filter(|package| is_wanted(package));
+            wanted.map(|package| package.architecture.as_str()).collect()
+        };
+        let known = of(|package| package.state == PackageState::Installed);
+        let is_new = |name: &&str| *name != "all" && *name != composed.architecture && !known.contains(name);
+        for name in of(|package| package.state == PackageState::Unpacked).into_iter().filter(is_new) {
+            let heading = format!("dpkg --add-architecture {name}");
+            let (status, _) =
+                self.command(&heading, Command::new(["dpkg", "--add-architecture", name]), None)?;
+            if !status.success() {
+                return Err(self.failure("dpkg", &heading, &how(status.outcome)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The packages and how far each is, by dpkg.
+    fn states(&mut self) -> Result<Vec<(String, String)>> {
+        let query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${binary:Package}\\n"];
+        let (status, output) = self.output(Command::new(query))?;
+        if !status.success() {
+            return Err(self.failure("dpkg", "dpkg-query -W", &how(status.outcome)));
+        }
+        let pair =
+            |line: &String| line.split_once(' ').map(|(state, name)| (name.to_owned(), state.to_owned()));
+        Ok(output.iter().filter_map(pair).collect())
+    }
+
     /// Lets dpkg unpack packages of this layer.
     fn unpack_packages(&mut self, list: &[usize]) -> Result<()> {
         let packages = self.inputs.composed.packages.as_slice();
+        // What was unpacked before the emulator crashed would be upgraded now, and not installed.
+        let states = if self.resumed { self.states()? } else { Vec::new() };
+        let is_unpacked =
+            |name: &str| states.iter().any(|(known, state)| known == name && state == "unpacked");
+        let list: Vec<usize> =
+            list.iter().copied().filter(|&index| !is_unpacked(&packages[index].qualified_name)).collect();
+        if list.is_empty() {
+            return Ok(());
+        }
         let debs = list.iter().map(|&index| format!("/{DEBS}/{}", packages[index].deb_name()));
         // Triggers wait until all is configured, as when apt installs something.
         let words: Vec<String> = [NO_TRIGGERS.to_owned()].into_iter().chain(debs).collect();
@@ -437,16 +493,11 @@ impl<'a> Scripts<'a> {
 
     /// `dpkg --configure -a` is content with packages that it cannot get any further; we are not.
     fn check_all_installed(&mut self) -> Result<()> {
-        let query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${binary:Package}\\n"];
-        let (status, output) = self.output(Command::new(query))?;
-        if !status.success() {
-            return Err(self.failure("dpkg", "dpkg-query -W", &how(status.outcome)));
-        }
-        let wanting: Vec<&str> = output
+        let states = self.states()?;
+        let wanting: Vec<&str> = states
             .iter()
-            .filter_map(|line| line.split_once(' '))
-            .filter(|(state, _)| *state != "installed")
-            .map(|(_, package)| package)
+            .filter(|(_, state)| state != "installed")
+            .map(|(package, _)| package.as_str())
             .collect();
         if wanting.is_empty() {
             return Ok(());

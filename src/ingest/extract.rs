@@ -16,21 +16,29 @@ use crate::{
 
 const PROGRAM: Metadata = Metadata { uid: 0, gid: 0, mode: 0o100_755, xattrs: Vec::new() };
 
-/// Reads a deb to its end and puts the first file of it that is one of `paths` (no leading slash) under
-/// `reference`, a commit with this one file. What follows the file in the deb is read but not
-/// unpacked. `body` must fail at its end if it was not the deb that the lock names.
+/// A program to take out of a deb.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it may be (no leading slash).
+    pub paths: Vec<String>,
+    /// The ref of a commit with this one file.
+    pub reference: String,
+}
+
+/// Reads a deb to its end and puts of each program the first file that is one of its paths under its
+/// ref. What follows the last of them in the deb is read but not unpacked. `body` must fail at its end if it was
+/// not the deb that the lock names.
 ///
 /// # Errors
-/// `Kind::Input`, naming the package, if the deb is corrupt or has none of the paths.
+/// `Kind::Input`, naming the package, if the deb is corrupt or lacks one of the programs.
 pub fn extract(
     store: &Store,
     package: &LockedPackage,
     body: &mut dyn Read,
-    paths: &[String],
-    reference: &str,
+    programs: &[Program],
 ) -> Result<()> {
     let mut transaction = store.transaction()?;
-    let mut found: Option<(String, Sha256)> = None;
+    let mut found: Vec<Option<(String, Sha256)>> = vec![None; programs.len()];
     {
         let mut deb = Deb::new(&mut *body).with_context(|| package.id())?.of_known_digest();
         let mut control = deb.control()?;
@@ -40,24 +48,31 @@ pub fn extract(
         for entry in archive.entries().with_context(|| package.id())? {
             let mut entry = entry.with_context(|| package.id())?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-            if entry.header().entry_type().is_file() && paths.contains(&name) {
+            let wanted = programs.iter().position(|program| program.paths.contains(&name));
+            if let Some(at) =
+                wanted.filter(|&at| found[at].is_none() && entry.header().entry_type().is_file())
+            {
                 let size = entry.size();
                 let checksum =
                     transaction.write_file(&PROGRAM, &mut entry, size).with_context(|| package.id())?;
                 let name = name.rsplit('/').next().unwrap_or_default().to_owned();
-                found = Some((name, checksum));
-                break;
+                found[at] = Some((name, checksum));
+                if found.iter().all(Option::is_some) {
+                    break;
+                }
             }
         }
     }
     io::copy(body, &mut io::sink()).with_context(|| package.id())?;
-    let (name, checksum) =
-        found.ok_or_else(|| Error::input(format!("{}: it has no {}", package.id(), paths.join(" or "))))?;
-    let mut root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
-    root.entries(store)?.insert(name, Node::Object { checksum, mark: 0 });
-    let mut values = [(FORMAT_KEY, records::to_json(&FORMAT)?)];
-    let commit = transaction.write_commit(&root, &package.id(), &mut values)?;
-    transaction.set_reference(reference, commit);
+    for (Program { paths, reference }, found) in programs.iter().zip(found) {
+        let missing = || Error::input(format!("{}: it has no {}", package.id(), paths.join(" or ")));
+        let (name, checksum) = found.ok_or_else(missing)?;
+        let mut root = Folder::empty(transaction.write_folder_metadata(&Metadata::FOLDER)?);
+        root.entries(store)?.insert(name, Node::Object { checksum, mark: 0 });
+        let mut values = [(FORMAT_KEY, records::to_json(&FORMAT)?)];
+        let commit = transaction.write_commit(&root, &package.id(), &mut values)?;
+        transaction.set_reference(reference, commit);
+    }
     transaction.commit()
 }
 

@@ -24,7 +24,7 @@ use sha2::Digest;
 
 pub use self::{
     adopt::{Adopted, UnpackedDeb},
-    extract::{extract, extracted},
+    extract::{Program, extract, extracted},
 };
 use self::{
     control::Control,

@@ -20,6 +20,9 @@ const MOST_OWN: usize = 5;
 /// packages of upper layers file by file.
 const SMALL_PART: usize = 4;
 
+/// Packages with which `/usr` is merged (`MergedUsr` in compose): a tree is or it is not, from the beginning.
+const MERGERS: [&str; 2] = ["usr-is-merged", "usrmerge"];
+
 /// The image that another one continues from: its name and its lock.
 pub type Base<'a> = (&'a str, &'a Lockfile);
 
@@ -48,6 +51,15 @@ pub fn resolve_layers(
     };
     if let Some(base) = base {
         check_versions(&lockfile, base)?;
+        let known = by_instance(&base.1.packages);
+        let is_new = |package: &&LockedPackage| !known.contains_key(&instance(package));
+        let is_merger = |package: &&LockedPackage| MERGERS.contains(&package.name.as_str());
+        if let Some(merger) = lockfile.packages.iter().filter(is_new).find(is_merger) {
+            let message = format!("{} merges /usr, which image {:?} is to have done", merger.name, base.0);
+            return Err(
+                Error::input(message).hint(format!("add {:?} to the packages of {}", merger.name, base.0))
+            );
+        }
     }
     assign(&mut lockfile.packages, base, previous);
     Ok(lockfile)
@@ -156,7 +168,12 @@ fn assign(packages: &mut [LockedPackage], base: Option<Base<'_>>, previous: Opti
     let kept = kept_layers(packages, &own, first, previous);
     let added = own.iter().filter(|&&position| !kept.contains_key(&position)).count();
     let highest = kept.values().max().map_or(first, |&number| if added > 0 { number + 1 } else { number });
-    let is_grown = (highest - first) < MOST_OWN as u32 && added <= (packages.len() - added) / SMALL_PART;
+    let is_merger = |&position: &usize| {
+        !kept.contains_key(&position) && MERGERS.contains(&packages[position].name.as_str())
+    };
+    let is_grown = (highest - first) < MOST_OWN as u32
+        && added <= (packages.len() - added) / SMALL_PART
+        && !own.iter().any(is_merger);
     for position in own {
         let number = match kept.get(&position) {
             _ if !is_grown => first,

@@ -136,11 +136,13 @@ impl Build<'_> {
     /// The image that another one continues from, where it is to be made, too, as its lock has it: after
     /// that there is less to do.
     fn base(&self, image: usize) -> Option<usize> {
-        let base = self.images[image].request.from.as_ref()?;
-        let at = self.images.iter().position(|other| other.request.image == *base)?;
-        let (own, other) = (self.place(image), self.place(at));
-        let (own, other) = (own.lockfile.as_ref()?, other.lockfile.as_ref()?);
-        lock::check_base(own, (base, other)).is_ok().then_some(at)
+        let bases = std::iter::successors(self.images[image].base.as_deref(), |base| base.base.as_deref());
+        let own = self.place(image).lockfile.clone()?;
+        bases.map(|base| &base.request.image).find_map(|base| {
+            let at = self.images.iter().position(|other| other.request.image == *base)?;
+            let place = self.place(at);
+            lock::check_base(&own, (base, place.lockfile.as_ref()?)).is_ok().then_some(at)
+        })
     }
 
     fn schedule_of_all(&self) -> Schedule {
@@ -152,11 +154,11 @@ impl Build<'_> {
                 base,
                 needs_tools: foreign.map_or(true, |foreign| foreign.is_some()),
                 composed: place.composed.as_ref().map(|(_, digest)| *digest),
-                is_done: place.result.is_some(),
+                done: place.result.as_ref().map(Result::is_ok),
             }
         };
         let entries: Vec<Entry> = (0..self.images.len()).map(entry).collect();
-        let open = entries.iter().filter(|entry| !entry.is_done).count();
+        let open = entries.iter().filter(|entry| entry.done.is_none()).count();
         let available = std::fs::read_to_string("/proc/meminfo").ok();
         let available = available.and_then(|text| available_memory(&text));
         let wished = processors().min(open);
@@ -212,6 +214,9 @@ impl Build<'_> {
                     let stopped = || Error::input("its packages could not be fetched");
                     self.finish(image, Err(error.take().unwrap_or_else(stopped)));
                 }
+            }
+            if let Some(error) = error {
+                self.session.reporter.warn("", format!("what images need on this machine: {error}"));
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     digest::Sha256,
     error::Kind,
     fetch::Extras,
-    ingest::Ingester,
+    ingest::{Ingester, Program},
 };
 
 /// What some images need.
@@ -26,8 +26,8 @@ pub(super) struct Tools<'a> {
     images: &'a [(&'a Image, &'a Lockfile)],
     /// What warnings are about.
     name: String,
-    /// Emulators that are missing, by their package.
-    emulators: BTreeMap<Sha256, tools::Pinned>,
+    /// Emulators that are missing, by their package: one has those of several architectures.
+    emulators: BTreeMap<Sha256, (LockedPackage, Vec<Program>)>,
     /// Whether native programs are wanted; no longer, once one of their packages could not be had.
     native: AtomicBool,
     ready: &'a (dyn Fn() + Sync),
@@ -42,20 +42,25 @@ impl<'a> Tools<'a> {
         ready: &'a (dyn Fn() + Sync),
     ) -> Result<Tools<'a>> {
         let name = images.first().map_or(String::new(), |(first, _)| pool::name(images, first));
-        let mut emulators = BTreeMap::new();
+        let mut emulators: BTreeMap<Sha256, (LockedPackage, Vec<Program>)> = BTreeMap::new();
         tools::lock(session, &Indexes::new(session), images, false).into_iter().collect::<Result<()>>()?;
         for (image, _) in images {
             let missing = tools::Pinned::missing(session, image).map(|pinned| {
-                emulators.extend(pinned.map(|pinned| (pinned.package.sha256, pinned)));
+                let Some(tools::Pinned { package, program }) = pinned else { return };
+                let (_, programs) = emulators.entry(package.sha256).or_insert_with(|| (package, Vec::new()));
+                if programs.iter().all(|known| known.reference != program.reference) {
+                    programs.push(program);
+                }
             });
             tools::tolerate(session, &image.request.image, missing)?;
         }
         Ok(Tools { session, images, name, emulators, native: AtomicBool::new(native), ready })
     }
 
-    /// The emulator that is taken out of this package.
-    pub(super) fn emulator(&self, package: &LockedPackage) -> Option<&tools::Pinned> {
-        self.emulators.get(&package.sha256)
+    /// The emulators that are taken out of this package, if it is wanted for them: an image may have it, too.
+    pub(super) fn emulators(&self, package: &LockedPackage) -> Option<&[Program]> {
+        let (_, programs) = self.emulators.get(&package.sha256).filter(|_| tools::is_emulator(package))?;
+        Some(programs)
     }
 
     /// The packages of native programs that `of` finds for the images, each once, as far as they are not
@@ -94,7 +99,7 @@ impl Extras for Tools<'_> {
     fn early(&self) -> Result<Vec<LockedPackage>> {
         // A single thread unpacks it: the sooner it begins, the less all others wait for it.
         let mut packages: Vec<LockedPackage> =
-            self.emulators.values().map(|emulator| emulator.package.clone()).collect();
+            self.emulators.values().map(|(package, _)| package.clone()).collect();
         packages.extend(self.natives(|image, _| acceleration::surely_wanted(self.session, image))?);
         Ok(packages)
     }
@@ -108,11 +113,11 @@ impl Extras for Tools<'_> {
     }
 
     fn is_wanted(&self, package: &LockedPackage) -> bool {
-        self.native.load(Ordering::Relaxed) || self.emulator(package).is_some()
+        self.native.load(Ordering::Relaxed) || self.emulators(package).is_some()
     }
 
     fn failed(&self, package: &LockedPackage, error: Error) -> Result<()> {
-        if self.emulator(package).is_some() {
+        if self.emulators(package).is_some() {
             return tools::tolerate(self.session, &self.name, Err(error));
         }
         // Of some that fail at the same time, the first one is enough.

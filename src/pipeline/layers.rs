@@ -31,11 +31,13 @@ use crate::{
 /// Trees that are being finished, by the digest of what determines them: of those that are the same, one is
 /// made, and the others wait for it.
 #[derive(Default)]
-pub(super) struct Unfinished(Mutex<BTreeMap<Sha256, Arc<Mutex<()>>>>);
+pub(super) struct Unfinished(Mutex<BTreeMap<Sha256, Unmade>>);
+
+/// The commit of a tree, once this run has made it; who holds the lock makes it.
+type Unmade = Arc<Mutex<Option<Sha256>>>;
 
 impl Unfinished {
-    /// Who holds it makes the tree.
-    pub(super) fn tree(&self, digest: Sha256) -> Arc<Mutex<()>> {
+    fn tree(&self, digest: Sha256) -> Unmade {
         let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(trees.entry(digest).or_default())
     }
@@ -112,6 +114,14 @@ pub(super) fn on_what_is_below(
     unfinished: &Unfinished,
 ) -> Result<Composed> {
     let Some(below) = Below::of(image, composed)? else { return Ok(composed.clone()) };
+    // Debs of one version can differ, and the lock have others by now.
+    let all = ingested(session, locked(image, composed)?)?;
+    let source = compose::source_digest(&composed.architecture, &all, None)?;
+    if source != stage_two::source(&Store::open(&session.repo)?, composed.commit)? {
+        let name = &image.request.image;
+        let message = format!("{name}: its lock has other packages than its unpacked tree was made of");
+        return Err(Error::input(message).hint(format!("treestrap build {name}")));
+    }
     let ingested = ingested(session, below.packages)?;
     let commit = finished(session, &below.image, options, &ingested, unfinished)?;
     Ok(composed.continuing(commit))
@@ -130,8 +140,11 @@ fn finished(
     let source = compose::source_digest(&image.request.architecture, ingested, None)?;
     let digest = stage_two::digest(image, source)?;
     let tree = unfinished.tree(digest);
-    let _alone = tree.lock().unwrap_or_else(PoisonError::into_inner);
-    // What it was made with is not known to meet a requirement.
+    let mut made = tree.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(commit) = *made {
+        return Ok(commit);
+    }
+    // What another run made it with is not known to meet a requirement.
     if options.require.is_empty()
         && let Some(commit) = store.resolve(&memory_reference(digest))?
         && store.has_commit(commit)?
@@ -145,6 +158,7 @@ fn finished(
     let composed = compose_ingested(session, image, ingested)?;
     let committed = stage_two::configure_composed(session, image, options, &composed, unfinished)?;
     remove_references(session, image)?;
+    *made = Some(committed.commit);
     Ok(committed.commit)
 }
 

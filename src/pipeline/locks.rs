@@ -257,10 +257,12 @@ impl<'a> Run<'a> {
         let Some(base) = &image.base else { return Ok(None) };
         let name = &base.request.image;
         let work = self.works.iter().find(|work| work.image.request.image == *name);
+        let about = || format!("image {name:?}, from which it continues");
         let lockfile = match work.map(|work| (&work.result, &work.previous)) {
             Some((Some(Ok(locked)), _)) => Some(locked.lockfile.clone()),
+            Some((Some(Err(error)), _)) => return Err(error.clone().context(about())),
             Some((None, Some(previous))) => Some(previous.clone()),
-            _ => None,
+            _ => read_if_there(&base.lock).with_context(about)?,
         };
         let missing = || {
             Error::input(format!("image {name:?}, from which it continues, has no lock"))
@@ -526,6 +528,13 @@ impl<'a> Run<'a> {
                 ),
                 false => result,
             };
+            // One that was made for others is nobody's result.
+            if let Ok(Locked { path, written: true, .. }) = &result
+                && !self.order.contains(&at)
+            {
+                let made = format!("there was no lock: made {}", path.display());
+                self.session.reporter.note(&work.image.request.image, made);
+            }
             results.insert(at, result);
         }
         let taken = self.order.iter().map(|at| results.remove(at));

@@ -9,7 +9,7 @@ use crate::{
     artefacts::{Image, Ingested, LockedPackage, Lockfile, Repository},
     digest::Sha256,
     fetch::{self, DebSink, Extras, Fetch},
-    ingest::Ingester,
+    ingest::{self, Ingester},
     lock::sources,
 };
 
@@ -144,8 +144,8 @@ struct Pool<'a> {
 
 impl DebSink for Pool<'_> {
     fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()> {
-        match self.tools.and_then(|tools| tools.emulator(package)) {
-            Some(emulator) => emulator.extract(self.ingester.store(), package, body),
+        match self.tools.and_then(|tools| tools.emulators(package)) {
+            Some(programs) => ingest::extract(self.ingester.store(), package, body, programs),
             None => self.ingester.ingest(package, body).map(|_| ()),
         }
     }

@@ -13,7 +13,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
 };
 
 use super::{Session, listings, locks, tools, twin_trees};
@@ -81,6 +80,7 @@ impl Kept {
     ) -> Result<Kept> {
         let names = images.iter().map(|image| image.request.image.clone()).collect();
         let mut kept = Kept { references: BTreeSet::new(), images: only_these.then_some(names) };
+        let failed = kept.failed(session)?;
         for image in images {
             if let Some(lockfile) = locks::read_if_there(&image.lock)? {
                 kept.keep_debs(&lockfile);
@@ -90,8 +90,30 @@ impl Kept {
                 kept.references.extend(emulator);
             }
         }
-        kept.keep_made_with(store, all)?;
+        kept.references
+            .extend(all.iter().filter(|(_, commit)| failed.contains(commit)).map(|(name, _)| name.clone()));
+        kept.keep_made_with(store, all, failed)?;
         Ok(kept)
+    }
+
+    /// The trees over which failed runs of images that stay are kept.
+    fn failed(&self, session: &Session<'_>) -> Result<BTreeSet<Sha256>> {
+        let mut commits = BTreeSet::new();
+        for entry in fs::read_dir(session.kept("")).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            if let Some(image) = name.strip_suffix(".commit").filter(|image| self.keeps_failed(image)) {
+                let text =
+                    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                commits.extend(text.trim().parse::<Sha256>().ok().filter(|_| !image.is_empty()));
+            }
+        }
+        Ok(commits)
+    }
+
+    /// Whether what a failed run left stays, by its name: `IMAGE`, or `IMAGE~layer-N`.
+    fn keeps_failed(&self, name: &str) -> bool {
+        let image = name.split_once('~').map_or(name, |(image, _)| image);
+        self.images.as_ref().is_none_or(|images| images.contains(image))
     }
 
     fn keep_debs(&mut self, lockfile: &Lockfile) {
@@ -100,7 +122,12 @@ impl Kept {
 
     /// What the images that stay were made of and with. A commit does not name its debs: they are found by
     /// name, version and architecture.
-    fn keep_made_with(&mut self, store: &Store, all: &BTreeMap<String, Sha256>) -> Result<()> {
+    fn keep_made_with(
+        &mut self,
+        store: &Store,
+        all: &BTreeMap<String, Sha256>,
+        failed: BTreeSet<Sha256>,
+    ) -> Result<()> {
         let mut packages = BTreeSet::new();
         let mut made_with = BTreeSet::new();
         for (name, &commit) in all.iter().filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name)) {
@@ -111,7 +138,8 @@ impl Kept {
             made_with.extend(commit::accelerated(store, commit)?.map(|accelerated| accelerated.twins));
         }
         let mut images: BTreeSet<Sha256> = BTreeSet::new();
-        for (_, &commit) in all.iter().filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name)) {
+        let roots = all.iter().filter(|(name, _)| name.starts_with(IMAGES) && self.keeps(name));
+        for commit in roots.map(|(_, &commit)| commit).chain(failed) {
             // With what they continue from.
             let mut next = Some(commit);
             while let Some(commit) = next.filter(|&commit| images.insert(commit)) {
@@ -147,7 +175,10 @@ impl Kept {
             return self.images.is_none();
         }
         let Some(rest) = name.strip_prefix(IMAGES) else { return false };
-        // What `verify` left, and layers that a killed run was making, belong to their image.
+        // What `verify` left belongs to its image. Layers that nobody is making now are made anew.
+        if rest.contains("/layer-") {
+            return false;
+        }
         let image = rest.split_once('/').map_or(rest, |(image, _)| image);
         self.images.as_ref().is_none_or(|images| images.contains(image))
     }
@@ -162,12 +193,10 @@ const IMPORTED: &str = "deb/imported/";
 
 /// Removes what failed runs of images left that do not stay.
 fn remove_failed(session: &Session<'_>, kept: &Kept) -> Result<()> {
-    let Some(images) = &kept.images else { return Ok(()) };
     let folder = session.kept("");
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_kept = |path: &Path| images.iter().any(|image| session.kept(image) == path);
-        if path.is_dir() && !is_kept(&path) {
+        if path.is_dir() && !kept.keeps_failed(&entry.file_name().to_string_lossy()) {
             crate::configure::forget_kept(&path)?;
         }
     }

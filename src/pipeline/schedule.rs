@@ -53,8 +53,8 @@ pub(super) struct Entry {
     pub(super) needs_tools: bool,
     /// What determines it, if it is composed.
     pub(super) composed: Option<Sha256>,
-    /// Whether there is nothing to do.
-    pub(super) is_done: bool,
+    /// Whether it is made, if there is nothing to do.
+    pub(super) done: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,8 +86,8 @@ pub(super) struct Schedule {
 impl Schedule {
     /// Of these images, of which `most` are configured at a time.
     pub(super) fn new(entries: Vec<Entry>, most: usize) -> Self {
-        let state = |entry: &Entry| match (entry.is_done, entry.composed) {
-            (true, _) => State::Done { is_made: true },
+        let state = |entry: &Entry| match (entry.done, entry.composed) {
+            (Some(is_made), _) => State::Done { is_made },
             (_, Some(digest)) => State::Composed(digest),
             _ => State::Begun,
         };
@@ -123,6 +123,11 @@ impl Schedule {
 
     /// What a thread does next. All images are looked at, so that it is known of each what it waits for, and since when.
     pub(super) fn next(&mut self, now: f64) -> Step {
+        if let Some((image, base)) = self.hopeless() {
+            self.done(image, false);
+            self.end_wait(image, now);
+            return Step::GiveUp(image, base);
+        }
         let (mut compose, mut step) = (None, None);
         for image in 0..self.images.len() {
             let Place { state, entry, .. } = self.images[image];
@@ -131,11 +136,6 @@ impl Schedule {
             }
             let base = entry.base.map(|base| (base, self.images[base].state));
             match (state, base) {
-                (_, Some((base, State::Done { is_made: false }))) => {
-                    self.done(image, false);
-                    self.end_wait(image, now);
-                    return Step::GiveUp(image, base);
-                }
                 (State::Composed(_), Some((base, state))) if !matches!(state, State::Done { .. }) => {
                     self.wait(image, Why::Base(base), now);
                 }
@@ -162,6 +162,16 @@ impl Schedule {
         }
         let all_done = (0..self.images.len()).all(|image| !self.is_open(image));
         if all_done { Step::End } else { Step::Wait }
+    }
+
+    /// An image that is not begun, and the one that it continues from, which could not be made.
+    fn hopeless(&self) -> Option<(usize, usize)> {
+        (0..self.images.len()).find_map(|image| {
+            let Place { state, entry, .. } = self.images[image];
+            let base =
+                entry.base.filter(|&base| self.images[base].state == State::Done { is_made: false })?;
+            matches!(state, State::Begun | State::Composed(_)).then_some((image, base))
+        })
     }
 
     /// The waits that are over, since this was asked last.
@@ -300,8 +310,24 @@ mod tests {
     }
 
     #[test]
+    fn giving_one_up_keeps_nobody_from_being_made() {
+        let composed = |digest| Entry { composed: Some(digest), ..Entry::default() };
+        let variant = Entry { base: Some(0), ..composed(Sha256([3; 32])) };
+        let mut schedule = schedule(&[composed(A), composed(B), variant], 1);
+        schedule.tools_are_there();
+        assert_eq!(schedule.next(0.0), Step::Configure(0));
+        schedule.done(0, false);
+        assert_eq!(schedule.next(1.0), Step::GiveUp(2, 0));
+        assert_eq!(schedule.next(1.0), Step::Configure(1));
+        schedule.done(1, true);
+        assert_eq!(schedule.next(2.0), Step::End);
+        let failed = Entry { done: Some(false), ..Entry::default() };
+        assert_eq!(super::Schedule::new(vec![failed, variant], 1).next(0.0), Step::GiveUp(1, 0));
+    }
+
+    #[test]
     fn what_is_done_before_is_not_done_again() {
-        let done = Entry { is_done: true, ..Entry::default() };
+        let done = Entry { done: Some(true), ..Entry::default() };
         assert_eq!(schedule(&[done, done], 1).next(0.0), Step::End);
         assert_eq!(schedule(&[], 1).next(0.0), Step::End);
     }

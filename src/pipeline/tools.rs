@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashSet,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -251,8 +250,8 @@ pub(super) fn tolerate(session: &Session<'_>, image: &str, result: Result<()>) -
 pub(super) struct Pinned {
     /// Its package.
     pub(super) package: LockedPackage,
-    reference: String,
-    paths: Vec<String>,
+    /// What is taken out of it.
+    pub(super) program: ingest::Program,
 }
 
 impl Pinned {
@@ -265,12 +264,7 @@ impl Pinned {
             return Ok(None);
         }
         let paths = ["-static", ""].map(|suffix| format!("usr/bin/qemu-{}{suffix}", foreign.name)).to_vec();
-        Ok(Some(Pinned { package, reference, paths }))
-    }
-
-    /// Takes the program out of the package's deb.
-    pub(super) fn extract(&self, store: &Store, package: &LockedPackage, body: &mut dyn Read) -> Result<()> {
-        ingest::extract(store, package, body, &self.paths, &self.reference)
+        Ok(Some(Pinned { package, program: ingest::Program { paths, reference } }))
     }
 }
 

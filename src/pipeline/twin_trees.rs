@@ -46,7 +46,11 @@ pub(super) fn remove_orphans(session: &Session<'_>, store: &Store) -> Result<()>
     for entry in fs::read_dir(folder(session)).into_iter().flatten().flatten() {
         let path = entry.path();
         if !entry.file_name().to_str().is_some_and(|name| trees.contains(name)) {
-            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+            // In one step: half a tree would count as whole.
+            let removing = || format!("removing {}", path.display());
+            let gone = sandbox::LayerFolder::make(&session.work()).context("making a work folder")?;
+            fs::rename(&path, gone.path().join("tree")).with_context(removing)?;
+            gone.remove().with_context(removing)?;
         }
     }
     Ok(())

@@ -292,3 +292,49 @@ fn prune_keeps_what_images_continue_from() {
     assert_eq!(memory(&tiny.fixture), 0, "base itself was never built under its name");
     tiny.fixture.fsck();
 }
+
+#[test]
+fn what_a_failed_layer_is_over_stays() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let tiny = base_and_leaf();
+    tiny.images(&[("base", &["app"]), ("bad", &["broken"])]);
+    continue_from(&tiny, &[("breaking", "base", "\"broken\""), ("above", "bad", "\"leaf\"")]);
+    let look = |image: &str| {
+        let command = ["run", "--failed", image, "--", "cat", "/var/lib/dpkg/info/broken.list"];
+        assert!(tiny.fixture.treestrap(&command).ok().stdout.starts_with("/.\n"), "{image}");
+    };
+    // The upper layer fails, over a tree that has no name; then the lower one does.
+    tiny.fixture.treestrap(&["build", "breaking"]).exits(1).says(&["run --failed breaking "]);
+    tiny.fixture.treestrap(&["build", "above"]).exits(1).says(&["run --failed above/layer-0 "]);
+    for image in ["breaking", "above/layer-0"] {
+        look(image);
+    }
+    tiny.fixture.treestrap(&["prune", "--only-manifest"]).ok();
+    for image in ["breaking", "above/layer-0"] {
+        look(image);
+    }
+    // Nothing but what is looked at stays of images that are not to be.
+    tiny.images(&[("base", &["app"])]);
+    tiny.fixture.treestrap(&["prune", "--only-manifest"]).ok();
+    assert!(
+        !tiny.fixture.refs().iter().any(|name| name.contains("layer-") || name.starts_with("deb/memory"))
+    );
+    tiny.fixture.treestrap(&["run", "--failed", "above/layer-0"]).exits(1).says(&["no image \"above\""]);
+    tiny.fixture.fsck();
+}
+
+#[test]
+fn a_base_that_cannot_be_made_stops_what_continues_from_it_and_nothing_else() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let tiny = base_and_leaf();
+    tiny.images(&[("bad", &["broken"]), ("good", &["app"]), ("other", &["data"]), ("more", &["early"])]);
+    continue_from(&tiny, &[("above", "bad", "\"leaf\""), ("higher", "above", "\"twig\"")]);
+    let built = tiny.fixture.treestrap(&["build"]).exits(1);
+    let made: Vec<&str> = built.stdout.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(made, ["good", "other", "more"], "{built}");
+    built.says(&[
+        "bad: package broken",
+        "above: it continues from image bad",
+        "higher: it continues from image",
+    ]);
+}
