@@ -20,6 +20,7 @@
 //! read), set-id credentials and file capabilities, and that it needs no path, in no chroot.
 
 use serde::{Deserialize, Serialize};
+pub use treestrap_dispatcher::system::UNNOTED;
 use treestrap_dispatcher::table::{self, Fingerprint};
 
 use crate::program::{self, Elf, ElfError};

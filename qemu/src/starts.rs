@@ -17,6 +17,8 @@ pub struct Starts {
     pub twins: u64,
     /// Starts in qemu, and how many of each.
     pub emulated: BTreeMap<Start, u64>,
+    /// When each of these was: the time of CLOCK_MONOTONIC, and the program's path.
+    pub emulated_at: Vec<(Duration, String)>,
     /// How long qemu ran each of them, as far as they have ended.
     pub spent: BTreeMap<Start, Spent>,
     /// Programs that qemu ran and that a signal ended, in the order of their ends. Before Linux 6.15
@@ -118,6 +120,7 @@ impl Starts {
             };
             let program = Fingerprint { key: record.key, size: record.size };
             let path = String::from_utf8_lossy(record.path).into_owned();
+            result.emulated_at.push((now, path.clone()));
             let start = Start { path, program, why };
             *result.emulated.entry(start.clone()).or_default() += 1;
             running.insert(record.pid, Running { start, pid: record.pid, since: now });

@@ -92,8 +92,8 @@ pub use error::{Error, Kind, Result, Step};
 pub use helper::{init, prepare, use_helper};
 pub use host::{RanOnHost, run_on_host};
 pub use plan::{
-    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Program, Programs, Source, Stored, Uname,
-    Work, Writer, Writers,
+    Binfmt, Conditions, INTERPRETER, Layer, Limits, Mount, Plan, Program, Programs, Source, Stored, UNNOTED,
+    Uname, Work, Writer, Writers,
 };
 pub use session::{Command, Outcome, Session, Status, Stdio};
 pub use sweep::{LayerFolder, remove_kept, remove_work, sweep};

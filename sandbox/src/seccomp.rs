@@ -39,6 +39,8 @@ pub(crate) enum When {
     Bits(usize, u32),
     /// The low 32 bits of this argument are one of these.
     OneOf(usize, &'static [u32]),
+    /// The low 32 bits of this argument are not this.
+    Not(usize, u32),
 }
 
 /// A system call by its number in each ABI; none where it does not exist.
@@ -73,7 +75,7 @@ pub(crate) const fn new_rule(native: libc::c_long, action: Action, reason: &'sta
 }
 
 use Action::{Ask, Fail, Nothing};
-use When::{Always, Bits, OneOf};
+use When::{Always, Bits, Not, OneOf};
 
 const DENY: Action = Fail(libc::EPERM);
 /// For calls that programs know to do without.
@@ -272,6 +274,11 @@ fn rules(rules: &[&Rule], number: impl Fn(&Rule) -> Option<u32>) -> Program {
                 body.push(give(None));
                 body
             }
+            Not(argument, value) => vec![
+                instruction(LOAD, low_half_of_argument(argument), 0, 0),
+                instruction(IF_EQUAL, value, 0, 1),
+                give(None),
+            ],
         };
         body.push(give(Some(rule.action)));
         program.push(instruction(IF_EQUAL, number, 0, body.len() as u8));
@@ -438,6 +445,18 @@ mod tests {
     const ENOSYS: u32 = ZERO | libc::ENOSYS as u32;
     const UNSUPPORTED: u32 = ZERO | libc::EOPNOTSUPP as u32;
     const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn starts_are_asked_about_unless_they_are_known() {
+        let program = program(Wanted { programs: true, ..Wanted::default() });
+        let unnoted = u64::from(crate::plan::UNNOTED);
+        for (architecture, number) in [(0xc000_003e, 59), (0xc000_003e, 0x4000_0000 | 520), (0x4000_0003, 11)]
+        {
+            assert_eq!(answer(&program, architecture, number, [0; 6]), ASKED);
+            assert_eq!(answer(&program, architecture, number, [0, 0, 0, unnoted, 0, 0]), ALLOW);
+        }
+    }
 
     #[test]
     #[cfg(target_arch = "x86_64")]

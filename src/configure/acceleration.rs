@@ -9,7 +9,7 @@ use std::{
 
 use qemu::{
     crash::{Crash, crashes},
-    interpreter::interpreter,
+    interpreter::{UNNOTED, interpreter},
     starts::{Starts, Why},
     twins::{LOG, Plan, TREE},
 };
@@ -24,6 +24,9 @@ use crate::{
 
 /// Where everything of ours is inside the sandbox.
 const FOLDER: &[u8] = b".treestrap";
+
+// Twins start without a note, as each crate has it.
+const _: () = assert!(UNNOTED == sandbox::UNNOTED as usize);
 
 /// Twins that are ready to be mounted.
 pub struct Acceleration {
@@ -135,6 +138,12 @@ impl Acceleration {
                 |package| format!("{} of package {package}", program.path),
             ),
         )
+    }
+
+    /// When which programs were started in qemu: seconds of CLOCK_MONOTONIC, and the path.
+    pub(super) fn emulated(&self) -> Vec<(f64, String)> {
+        let starts = self.starts(0).unwrap_or_default(); // `report` says what is wrong with the log
+        starts.emulated_at.into_iter().map(|(time, path)| (time.as_secs_f64(), path)).collect()
     }
 
     /// What ran where, from the log.

@@ -38,7 +38,7 @@ pub use in_place::{Folder, InPlace, configure_in_place};
 pub use requirements::{AccelerationWish, Requirements};
 pub use trial::Trial;
 
-use programs::{Log, Times, seconds};
+use programs::{How, Log, Times, seconds};
 
 use crate::{
     Context, Error, Result,
@@ -158,8 +158,12 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     let (session, result) = run_scripts(session, plan, inputs, reporter, stop)?;
     let none = Times::default();
     let times = result.as_ref().unwrap_or(&none);
-    let otherwise = if inputs.emulator.is_some() { "in qemu" } else { "" };
-    let slowest = log.report(image, times, otherwise, reporter);
+    let how = match (inputs.emulator, inputs.acceleration) {
+        (None, _) => How::AsTheyAre,
+        (Some(_), None) => How::Emulated,
+        (Some(_), Some(acceleration)) => How::Twins(acceleration.emulated()),
+    };
+    let slowest = log.report(image, times, &how, reporter);
     Ok(Ran { session, result: result.map(|times| seconds(&times.windows)), slowest })
 }
 

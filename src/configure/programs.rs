@@ -2,12 +2,11 @@
 //! packages ran.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
 };
 
-use qemu::twins::TREE;
 use sandbox::{Plan, Program};
 
 use crate::{
@@ -52,12 +51,12 @@ impl Log {
     }
 
     /// Tells a reporter of packages and programs; gives the slowest packages. A log that cannot be read costs
-    /// what is told, and no more. `otherwise`: where programs run that have no twin, if not as they are.
+    /// what is told, and no more.
     pub(super) fn report(
         &self,
         image: &str,
         times: &Times,
-        otherwise: &'static str,
+        how: &How,
         reporter: &dyn Reporter,
     ) -> Vec<SlowPackage> {
         let text = fs::read_to_string(&self.0).unwrap_or_default();
@@ -70,7 +69,7 @@ impl Log {
         };
         let programs: Vec<Program> = times.commands.iter().map(command).chain(noted).collect();
         let windows = &times.windows;
-        let runs = runs(programs, otherwise);
+        let runs = runs(programs, how);
         let span = |kind, name: &str, about: &str, begun, ended| Span {
             image: image.to_owned(),
             kind,
@@ -89,6 +88,29 @@ impl Log {
     }
 }
 
+/// How an image's programs run on this machine.
+pub(super) enum How {
+    /// By themselves.
+    AsTheyAre,
+    /// In the emulator.
+    Emulated,
+    /// As their twins; but for those that were started in the emulator then: seconds of CLOCK_MONOTONIC, and the
+    /// path.
+    Twins(Vec<(f64, String)>),
+}
+
+const IN_QEMU: &str = "in qemu";
+
+impl How {
+    fn otherwise(&self) -> &'static str {
+        match self {
+            How::AsTheyAre => "",
+            How::Emulated => IN_QEMU,
+            How::Twins(_) => "natively, by its twin",
+        }
+    }
+}
+
 /// A program that ran.
 #[derive(Clone, Debug, PartialEq)]
 struct Run {
@@ -101,27 +123,26 @@ struct Run {
     own: f64,
 }
 
-/// Programs in the order of their starts. A foreign program is started twice in one process: as itself, and
-/// then in the form of its twin, or of the emulator, which the kernel starts as the interpreter of the first.
-fn runs(mut programs: Vec<Program>, otherwise: &'static str) -> Vec<Run> {
-    let is_twin = |program: &Program| program.path.starts_with(TREE.as_bytes());
-    programs.sort_by(|a, b| {
-        let by_time = a.begun.total_cmp(&b.begun);
-        by_time.then(is_twin(a).cmp(&is_twin(b))).then(b.ended.total_cmp(&a.ended))
-    });
-    let mut runs: Vec<Run> = Vec::with_capacity(programs.len());
-    let mut last: HashMap<u32, usize> = HashMap::new();
-    for program in programs {
-        if is_twin(&program)
-            && let Some(&first) = last.get(&program.process)
-        {
-            runs[first].how = "natively, by its twin";
-            runs[first].ended = program.ended;
-            continue;
-        }
-        last.insert(program.process, runs.len());
+/// Programs in the order of their starts.
+fn runs(mut programs: Vec<Program>, how: &How) -> Vec<Run> {
+    programs.sort_by(|a, b| a.begun.total_cmp(&b.begun).then(b.ended.total_cmp(&a.ended)));
+    let run = |program: Program| {
         let path = String::from_utf8_lossy(&program.path).into_owned();
-        runs.push(Run { path, how: otherwise, begun: program.begun, ended: program.ended, own: 0.0 });
+        Run { path, how: how.otherwise(), begun: program.begun, ended: program.ended, own: 0.0 }
+    };
+    let mut runs: Vec<Run> = programs.into_iter().map(run).collect();
+    if let How::Twins(emulated) = how {
+        for (time, path) in emulated {
+            // The dispatcher knows a script's interpreter, what was noted is the script; so the last start counts
+            // if none is of this path.
+            let is_running = |run: &&mut Run| run.begun <= *time && *time <= run.ended;
+            let started = runs.iter_mut().filter(is_running);
+            if let Some(run) = started
+                .max_by(|a, b| (a.path == *path).cmp(&(b.path == *path)).then(a.begun.total_cmp(&b.begun)))
+            {
+                run.how = IN_QEMU;
+            }
+        }
     }
     let mut open: Vec<usize> = Vec::new();
     for index in 0..runs.len() {
@@ -185,14 +206,16 @@ mod tests {
             program(2, "/usr/bin/mandb", 1.5, 3.5),
             program(1, "/var/lib/dpkg/info/man-db.postinst", 1.0, 4.0),
             program(3, "/usr/bin/true", 5.0, 5.1),
-            program(4, "/bin/sh", 6.0, 6.0),
-            program(4, "/.treestrap/twins/usr/bin/dash", 6.0, 6.5),
+            program(4, "/bin/sh", 6.0, 6.5),
+            program(5, "/usr/bin/ss", 6.1, 6.15),
         ];
         let window = |package: &str, begun, ended| Window { package: package.into(), what: "", begun, ended };
         let windows = [window("man-db", 0.9, 4.1), window("small", 4.9, 5.2), window("small", 5.9, 6.6)];
-        let runs = runs(programs, "in qemu");
-        assert_eq!(runs.len(), 4, "a twin is the program in whose place it runs: {runs:?}");
-        assert_eq!((runs[3].how, runs[3].ended), ("natively, by its twin", 6.5));
+        let runs =
+            runs(programs, &How::Twins(vec![(6.11, "/usr/bin/ss".into()), (5.01, "/bin/python".into())]));
+        let emulated: Vec<&str> =
+            runs.iter().filter(|run| run.how == IN_QEMU).map(|run| run.path.as_str()).collect();
+        assert_eq!(emulated, ["/usr/bin/true", "/usr/bin/ss"], "a script is what its interpreter is");
         let told = slowest(&windows, &runs);
         let names = |slow: &SlowPackage| slow.ran.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(told.len(), 2);
@@ -201,6 +224,6 @@ mod tests {
             ("man-db", vec!["mandb".into(), "man-db.postinst".into()])
         );
         assert!((told[0].seconds - 3.2).abs() < 1e-9 && (told[0].ran[1].1 - 1.0).abs() < 1e-9);
-        assert_eq!(names(&told[1]), ["sh", "true"]);
+        assert_eq!(names(&told[1]), ["sh", "true", "ss"]);
     }
 }

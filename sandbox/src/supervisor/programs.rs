@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Doing, Result},
-    plan::{self, Program},
+    plan::{self, Program, UNNOTED},
     sys::folders::open_process,
 };
 
@@ -46,6 +46,9 @@ impl Programs {
     /// Notes a start that is yet to be carried out. What cannot be found out is not noted, nor is a file that is
     /// not there: shells try one folder after the other.
     pub(super) fn note(&mut self, target: Target, caller: &Caller<'_>) {
+        if target == Target::Path && caller.argument(3) as u32 == UNNOTED {
+            return; // tier single is asked all the same
+        }
         let Some(path) = path(target, caller) else { return };
         let pid = caller.thread().as_raw();
         self.end(pid);

@@ -17,10 +17,11 @@ use super::{
     uname::Utsname,
     writers::WRITES,
 };
+use crate::plan::UNNOTED;
 use crate::seccomp::{
     Action::{Ask, Fail},
     Rule,
-    When::{self, Always, Bits, OneOf},
+    When::{self, Always, Bits, Not, OneOf},
     new_rule, rule,
 };
 
@@ -42,9 +43,9 @@ pub(crate) const FOLDERS: &[Rule] = &[
 const GETDENTS: libc::c_long =
     if cfg!(any(target_arch = "powerpc64", target_arch = "s390x")) { 141 } else { x86_64(78) };
 
-/// Starts of programs, where the plan wants them noted.
+/// Starts of programs, where the plan wants them noted. (execve(2) has three arguments.)
 pub(crate) const STARTS: &[Rule] = &[
-    rule(libc::SYS_execve, 11, 11, Always, Ask(Call::Execute(Target::Path)), "noted"),
+    rule(libc::SYS_execve, 11, 11, Not(3, UNNOTED), Ask(Call::Execute(Target::Path)), "noted"),
     rule(libc::SYS_execveat, 358, 387, Always, Ask(Call::Execute(Target::At(4))), "the same"),
 ];
 

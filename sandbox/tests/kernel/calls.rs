@@ -90,6 +90,10 @@ fn programs_are_noted() {
         let text = "/nowhere/program || true
                     sleep 0.2; sh -c 'sleep 0.1; exec cat /etc/old' >/dev/null; (sleep 0.3 &); true";
         output(&mut session, text);
+        // One becomes another that stands for it.
+        let (call, unnoted) = (libc::SYS_execve, sandbox::UNNOTED);
+        let words = r#"($f, $a, $e) = ("/usr/bin/sleep", pack("ppJ", "sleep", "0.2", 0), pack("J", 0))"#;
+        output(&mut session, &format!("perl -e '{words}; syscall {call}, $f, $a, $e, {unnoted}'"));
         session.close().expect("it closes");
         let text = std::fs::read_to_string(&log).expect("the log");
         let mut found: Vec<Program> =
@@ -100,9 +104,9 @@ fn programs_are_noted() {
             path.rsplit('/').next().unwrap_or_default().to_owned()
         };
         let names: Vec<String> = found.iter().map(name).collect();
-        assert_eq!(names, ["sleep", "sh", "sleep", "cat", "sleep"], "{tier:?}");
+        assert_eq!(names, ["sleep", "sh", "sleep", "cat", "sleep", "perl"], "{tier:?}");
         let seconds = |index: usize| found[index].ended - found[index].begun;
-        assert!(seconds(0) >= 0.2 && seconds(2) >= 0.1, "{found:?}");
+        assert!(seconds(0) >= 0.2 && seconds(2) >= 0.1 && seconds(5) >= 0.2, "{found:?}");
         assert!((found[1].ended - found[3].begun).abs() < 0.05, "one becomes the other: {found:?}");
         assert_eq!(found[1].process, found[3].process);
         assert!(found[0].ended <= found[1].begun && found[2].ended <= found[3].begun, "{found:?}");
