@@ -65,10 +65,10 @@ pub fn resolve_layers(
     Ok(lockfile)
 }
 
-/// Whether a lock has all packages of its base as they are there, in the same layers.
+/// Whether a lock has all packages of its base as they are there, in the same layers, and from there no others.
 ///
 /// # Errors
-/// `Kind::Input`, naming one that it has not.
+/// `Kind::Input`, naming one that is not so.
 pub fn check_base(lockfile: &Lockfile, base: Base<'_>) -> Result<()> {
     check_versions(lockfile, base)?;
     let own = by_instance(&lockfile.packages);
@@ -76,14 +76,15 @@ pub fn check_base(lockfile: &Lockfile, base: Base<'_>) -> Result<()> {
         let layer = own.get(&instance(package)).map(|own| own.layer());
         layer.as_ref() != Some(&brought(package, base.0))
     };
-    match base.1.packages.iter().find(is_elsewhere) {
+    let known = by_instance(&base.1.packages);
+    let has_gone =
+        |package: &&LockedPackage| package.layer().from.is_some() && !known.contains_key(&instance(package));
+    let gone = lockfile.packages.iter().find(has_gone).map(|package| (package, "is no longer in"));
+    let elsewhere = base.1.packages.iter().find(is_elsewhere);
+    match gone.or(elsewhere.map(|package| (package, "is in another layer of"))) {
         None => Ok(()),
-        Some(package) => {
-            let message = format!(
-                "{} is in another layer of image {:?}, from which it continues",
-                package.id(),
-                base.0
-            );
+        Some((package, how)) => {
+            let message = format!("{} {how} image {:?}, from which it continues", package.id(), base.0);
             Err(Error::input(message).hint("treestrap lock    makes it anew"))
         }
     }
@@ -306,6 +307,9 @@ mod tests {
         let above = assigned("a b c d e f h", Some(("first", &first)), None);
         assert_eq!(layers(&above), "a0base b0base c0base d0base e1base f2first h3");
         check_base(&above, ("first", &first)).expect("all of it");
+        let fewer = assigned("a b c d f", Some(("base", &assigned("a b c d", None, None))), None);
+        let error = check_base(&above, ("first", &fewer)).expect_err("the base has lost one");
+        assert_eq!(error.to_string(), "e_1_armhf is no longer in image \"first\", from which it continues");
         // The base was put into one layer again.
         let flat = assigned("a b c d e", None, None);
         let again = assigned("a b c d e f", Some(("base", &flat)), Some(&first));

@@ -6,7 +6,7 @@
 //! made, the refs of an image `IMAGE/layer-N`; afterwards that of its digest alone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::File,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -162,7 +162,7 @@ fn finished(
     Ok(committed.commit)
 }
 
-/// Makes all layers of an image again, to see whether they come out the same.
+/// Makes all layers of an image again, to see whether they come out the same. The changes are those of all layers.
 pub(super) fn again(
     session: &Session<'_>,
     image: &Image,
@@ -174,9 +174,14 @@ pub(super) fn again(
         return stage_two::run_stage_two(session, image, options, composed, Some(trial));
     };
     let composed_below = compose_ingested(session, &below.image, &ingested(session, below.packages)?)?;
-    let (committed, _) = again(session, &below.image, options, &composed_below, trial)?;
+    let (committed, lower) = again(session, &below.image, options, &composed_below, trial)?;
     remove_references(session, &below.image)?;
-    stage_two::run_stage_two(session, image, options, &composed.continuing(committed.commit), Some(trial))
+    let composed = composed.continuing(committed.commit);
+    let (committed, mut configured) =
+        stage_two::run_stage_two(session, image, options, &composed, Some(trial))?;
+    let own: HashSet<Vec<u8>> = configured.changes.iter().map(|change| change.path.clone()).collect();
+    configured.changes.extend(lower.changes.into_iter().filter(|change| !own.contains(&change.path)));
+    Ok((committed, configured))
 }
 
 /// Packages as they are in the repository.

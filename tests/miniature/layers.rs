@@ -64,6 +64,11 @@ Version: 1
 Depends: leaf
 file ./usr/share/twig/x = twig
 
+Package: dated
+Version: 1
+script postinst
+    date '+made on %d %b %Y' >/etc/dated
+
 Package: broken
 Version: 1
 script postinst
@@ -337,4 +342,14 @@ fn a_base_that_cannot_be_made_stops_what_continues_from_it_and_nothing_else() {
         "above: it continues from image bad",
         "higher: it continues from image",
     ]);
+}
+
+#[test]
+fn a_date_below_is_said_of_the_image_above() {
+    needs!(Tier::As(Account::Subordinate), Tier::Ostree, Tier::Userns, Tier::Overlay);
+    let tiny = Miniature::new(Account::Subordinate, PACKAGES, &["app"]);
+    tiny.images(&[("base", &["app", "dated"])]);
+    continue_from(&tiny, &[("leafy", "base", "\"leaf\"")]);
+    tiny.fixture.treestrap(&["build"]).ok();
+    tiny.fixture.treestrap(&["verify", "leafy"]).says(&["/etc/dated has the day of this run in it"]);
 }
