@@ -90,6 +90,11 @@ impl Image {
             base: None,
         }
     }
+
+    /// The images that it continues from, the nearest first.
+    pub fn bases(&self) -> impl Iterator<Item = &Image> {
+        std::iter::successors(self.base.as_deref(), |image| image.base.as_deref())
+    }
 }
 
 /// Answers for debconf, in the format of debconf-set-selections(1).

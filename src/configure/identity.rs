@@ -150,7 +150,8 @@ fn commanded() -> impl Iterator<Item = (&'static Identity, &'static str)> {
 }
 
 /// A shell script that prints the names of those that need a command, as package scripts have made them, or
-/// those of the tree that this one continues from had, a line each; last a line `systemd` or `sysvinit`, where one of them is there.
+/// those of the tree that this one continues from had, a line each; last a line `systemd` or `sysvinit`, where
+/// one of them is there.
 pub(super) fn search() -> String {
     let mut script = format!(
         "cd /\n\

@@ -1,15 +1,14 @@
 //! `build`: all stages of several images, doing only what is missing.
 
 use std::{
-    num::NonZeroUsize,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
 use super::{
-    Session, StageTwo, compose_locked,
+    Session, StageTwo, compose_locked, in_parallel,
     layers::Unfinished,
-    listings, locks, pool,
+    listings, locks, pool, processors, said_once,
     schedule::{Entry, Schedule, Step, Wait, Why, at_a_time, available_memory},
     stage_two,
     tools::Foreign,
@@ -29,9 +28,9 @@ const VERSIONS: &str = "versions";
 
 /// All of it, doing only what is missing; one result an image, in their order.
 ///
-/// A lock that is there is used as it is, and compared with those of the other images of `manifest`. What images need is downloaded once, for all of them, while those are
-/// composed whose packages have come; then as many are configured at a time as there are processors and memory
-/// for.
+/// A lock that is there is used as it is, and compared with those of the other images of `manifest`. What images
+/// need is downloaded once, for all of them, while those are composed whose packages have come; then as many are
+/// configured at a time as there are processors and memory for.
 pub fn build(
     session: &Session<'_>,
     images: &[Image],
@@ -39,11 +38,7 @@ pub fn build(
     options: &StageTwo,
 ) -> Vec<Result<Committed>> {
     // What cannot be given to any image is said at once, and once.
-    let refused = |error: Error| {
-        let same = Error::new(error.kind(), "not begun");
-        let mut errors = std::iter::once(error).chain(std::iter::repeat_with(move || same.clone()));
-        images.iter().filter_map(|_| errors.next()).map(Err).collect()
-    };
+    let refused = |error| said_once(error, "not begun").take(images.len()).map(Err).collect();
     let (agreement, options) = &without_agreement(options);
     let requirements = session.check_stop().and_then(|()| Requirements::new(options));
     let native = match requirements {
@@ -104,10 +99,6 @@ fn without_agreement(options: &StageTwo) -> (bool, StageTwo) {
     (agreement, options)
 }
 
-fn processors() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
-}
-
 impl Build<'_> {
     /// Composes what has its packages, so that what is finished needs nothing else.
     fn look(&self) {
@@ -116,29 +107,14 @@ impl Build<'_> {
             place.lockfile.as_ref().is_some_and(|lockfile| pool::ingested(self.session, lockfile).is_ok())
         };
         let there: Vec<usize> = (0..self.images.len()).filter(is_there).collect();
-        let next = Mutex::new(there.iter());
-        let work = || {
-            while let Some(&image) = { self.lock(&next).next() } {
-                self.compose(image);
-            }
-        };
-        match there.len() {
-            0 => {}
-            1 => work(),
-            count => thread::scope(|scope| {
-                for _ in 0..processors().min(count) {
-                    scope.spawn(work);
-                }
-            }),
-        }
+        in_parallel(there.len(), |position| self.compose(there[position]));
     }
 
     /// The image that another one continues from, where it is to be made, too, as its lock has it: after
     /// that there is less to do.
     fn base(&self, image: usize) -> Option<usize> {
-        let bases = std::iter::successors(self.images[image].base.as_deref(), |base| base.base.as_deref());
         let own = self.place(image).lockfile.clone()?;
-        bases.map(|base| &base.request.image).find_map(|base| {
+        self.images[image].bases().map(|base| &base.request.image).find_map(|base| {
             let at = self.images.iter().position(|other| other.request.image == *base)?;
             let place = self.place(at);
             lock::check_base(&own, (base, place.lockfile.as_ref()?)).is_ok().then_some(at)

@@ -23,6 +23,18 @@ pub(super) struct Key {
     pub(super) architectures: Vec<String>,
 }
 
+/// What belongs to each set, in the order in which the sets come first.
+pub(super) fn by_key<T>(members: impl Iterator<Item = (Key, T)>) -> Vec<(Key, Vec<T>)> {
+    let mut groups: Vec<(Key, Vec<T>)> = Vec::new();
+    for (key, member) in members {
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, members)) => members.push(member),
+            None => groups.push((key, vec![member])),
+        }
+    }
+    groups
+}
+
 /// The sets that were got in this run.
 pub(super) struct Indexes<'a> {
     session: &'a Session<'a>,

@@ -48,26 +48,16 @@ struct Below {
     /// An image of these alone.
     image: Image,
     packages: Vec<LockedPackage>,
-    /// Whether the answers to packages' questions are the image's own there, too.
-    same_answers: bool,
 }
 
 impl Below {
     /// None of an image of one layer.
     fn of(image: &Image, composed: &Composed) -> Result<Option<Below>> {
-        let highest = top(composed.packages.iter().map(|package| &package.layer)).number;
-        if highest == 0 {
-            return Ok(None);
-        }
+        let Some((number, base)) = next_below(image, composed) else { return Ok(None) };
         let mut packages = locked(image, composed)?;
-        packages.retain(|package| package.layer().number < highest);
-        let layers: Vec<Layer> = packages.iter().map(LockedPackage::layer).collect();
-        let last = top(layers.iter());
-        let (own, number) = (own_name(&image.request.image), last.number);
-        let name = format!("{own}/layer-{number}");
-        let base = image.base.as_deref().filter(|base| last.from.as_ref() == Some(&base.request.image));
+        packages.retain(|package| package.layer().number <= number);
+        let name = format!("{}/layer-{number}", own_name(&image.request.image));
         let settings = base.unwrap_or(image);
-        let same_answers = settings.preseed == image.preseed;
         for package in &mut packages {
             let mut layer = package.layer();
             layer.from = layer.from.filter(|from| base.is_none_or(|base| *from != base.request.image));
@@ -76,12 +66,17 @@ impl Below {
         let request = Request { image: name, ..settings.request.clone() };
         // Its tools are those of the whole image.
         let image = Image { request, lock: image.lock.clone(), ..settings.clone() };
-        Ok(Some(Below { image, packages, same_answers }))
+        Ok(Some(Below { image, packages }))
     }
 }
 
-fn top<'l>(layers: impl Iterator<Item = &'l Layer>) -> Layer {
-    layers.max().cloned().unwrap_or_default()
+/// The number of the layer below the topmost one, and the image that it is of if the image continues from that.
+/// None of an image of one layer.
+fn next_below<'i>(image: &'i Image, composed: &Composed) -> Option<(u32, Option<&'i Image>)> {
+    let layers = || composed.packages.iter().map(|package| &package.layer);
+    let highest = layers().map(|layer| layer.number).max().filter(|&highest| highest > 0)?;
+    let last = layers().filter(|layer| layer.number < highest).max().cloned().unwrap_or_default();
+    Some((last.number, image.base.as_deref().filter(|base| last.from.as_ref() == Some(&base.request.image))))
 }
 
 /// The name of the image that another one is a layer of.
@@ -196,9 +191,11 @@ fn remove_references(session: &Session<'_>, image: &Image) -> Result<()> {
 }
 
 /// What stage 2 does with the debs of the topmost layer.
-pub(super) fn begin(image: &Image, composed: &Composed, debs: &sandbox::LayerFolder) -> Result<Begin> {
-    let seed = Below::of(image, composed)?.is_some_and(|below| !below.same_answers);
-    Ok(Begin::Layer { debs: debs.path().to_owned(), seed })
+pub(super) fn begin(image: &Image, composed: &Composed, debs: &sandbox::LayerFolder) -> Begin {
+    // The answers to packages' questions are given again where they are others than below.
+    let base = next_below(image, composed).and_then(|(_, base)| base);
+    let seed = base.is_some_and(|base| base.preseed != image.preseed);
+    Begin::Layer { debs: debs.path().to_owned(), seed }
 }
 
 /// Writes the debs of the packages that are not installed yet, into a folder that is removed with the value.

@@ -11,9 +11,9 @@ use std::{
 
 use super::{
     LockMode, Locked, Session,
-    indexes::{Indexes, Key},
+    indexes::{Indexes, Key, by_key},
     ninja::write_if_changed,
-    tools,
+    said_once, tools,
 };
 use crate::{
     Context, Error, Result,
@@ -233,13 +233,13 @@ impl<'a> Run<'a> {
                 let mut named = images.iter().any(|other| name(other) == name(image));
                 // One that others continue from is made for them where there is no lock of it.
                 let is_base =
-                    || images.iter().any(|other| bases(other).any(|base| name(base) == name(image)));
+                    || images.iter().any(|other| other.bases().any(|base| name(base) == name(image)));
                 named |= mode != LockMode::Check && !image.lock.exists() && is_base();
                 let (previous, result) = match read_if_there(&image.lock) {
                     Ok(previous) => (previous, None),
                     Err(error) => (None, named.then_some(Err(error))),
                 };
-                Work { image, named, depth: bases(image).count(), previous, result }
+                Work { image, named, depth: image.bases().count(), previous, result }
             })
             .collect();
         let place = |image: &Image| works.iter().position(|work| name(work.image) == name(image));
@@ -320,16 +320,10 @@ impl<'a> Run<'a> {
 
     /// Resolves images, all of one set of indexes at a time. `last`: whether no others come.
     fn resolve(&mut self, indexes: &Indexes<'_>, todo: &[usize], last: bool) {
-        let mut groups: Vec<(Key, Vec<usize>)> = Vec::new();
-        for &at in todo {
+        let groups = by_key(todo.iter().map(|&at| {
             let request = &self.works[at].image.request;
-            let key =
-                Key { repositories: request.repositories.clone(), architectures: architectures(request) };
-            match groups.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, members)) => members.push(at),
-                None => groups.push((key, vec![at])),
-            }
-        }
+            (Key { repositories: request.repositories.clone(), architectures: architectures(request) }, at)
+        }));
         let tools = tools::keys(self.session, groups.iter().map(|(key, _)| key));
         let about = match todo {
             [one] => self.works[*one].image.request.image.clone(),
@@ -475,9 +469,7 @@ impl<'a> Run<'a> {
 
     /// What is wrong is said once, of the first image.
     fn fail(&mut self, members: &[usize], error: Error) {
-        let same = || Error::new(error.kind(), "its indexes could not be had either");
-        let others: Vec<Error> = members.iter().skip(1).map(|_| same()).collect();
-        for (&at, error) in members.iter().zip(std::iter::once(error).chain(others)) {
+        for (&at, error) in members.iter().zip(said_once(error, "its indexes could not be had either")) {
             self.works[at].result = Some(Err(error));
         }
     }
@@ -552,11 +544,6 @@ fn write_one(locked: &mut Locked, previous: Option<Lockfile>) -> Result<()> {
         _ => locked.written = write(&locked.path, &locked.lockfile)?,
     }
     Ok(())
-}
-
-/// The images that one continues from, the nearest first.
-fn bases(image: &Image) -> impl Iterator<Item = &Image> {
-    std::iter::successors(image.base.as_deref(), |image| image.base.as_deref())
 }
 
 /// How many packages a lock has, and how many of them come when the others are finished.

@@ -45,6 +45,7 @@ mod verify;
 use std::{
     fs::File,
     io::Write,
+    iter,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
@@ -187,9 +188,19 @@ fn file_name(image: &str) -> String {
     image.replace('/', "~")
 }
 
+/// An error of several images: it is said once, and the others only say `same`.
+fn said_once(error: Error, same: &'static str) -> impl Iterator<Item = Error> {
+    let others = Error::new(error.kind(), same);
+    iter::once(error).chain(iter::repeat(others))
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// The results of `work` for each position, got on as many threads as there are processors.
 fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(count);
+    let threads = processors().min(count);
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, T)>> = Mutex::new(Vec::with_capacity(count));
     thread::scope(|scope| {

@@ -58,9 +58,7 @@ pub fn ninja(images: &[Image], ninja: &Ninja) -> Result<bool> {
 
 fn describe(image: &Image) -> Result<ImageDescription> {
     let (mut preseeds, mut settings) = (Vec::new(), Vec::new());
-    // The image, and what it continues from.
-    let mut next = Some(image);
-    while let Some(image) = next {
+    for image in std::iter::once(image).chain(image.bases()) {
         let mut answers = None;
         match &image.preseed {
             Some(Preseed::File(path)) => preseeds.push(text_of(path)?),
@@ -70,7 +68,6 @@ fn describe(image: &Image) -> Result<ImageDescription> {
         // A file of answers is an input of its own. What decides in stage 1 is in the stamp.
         let own = serde_json::to_vec(&(FORMAT, stage_two::settings(image), answers)).map_err(Error::bug)?;
         settings.extend(own);
-        next = image.base.as_deref();
     }
     preseeds.dedup();
     Ok(ImageDescription {

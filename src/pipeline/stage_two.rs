@@ -79,7 +79,7 @@ pub(super) fn run_stage_two(
     let acceleration = acceleration::prepare(session, image, composed, emulator.as_ref(), wish, members)?;
     let debs = composed.below.map(|_| layers::write_debs(session, image, composed)).transpose()?;
     let begin = match &debs {
-        Some(debs) => layers::begin(image, composed, debs)?,
+        Some(debs) => layers::begin(image, composed, debs),
         None => Begin::Composed,
     };
     let to_do = |package: &&UnpackedPackage| package.state != PackageState::Installed;

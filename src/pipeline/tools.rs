@@ -13,7 +13,7 @@ use qemu::Architecture;
 
 use super::{
     Session,
-    indexes::{Indexes, Key},
+    indexes::{Indexes, Key, by_key},
     locks,
 };
 use crate::{
@@ -176,21 +176,17 @@ pub(super) fn lock(
     update: bool,
 ) -> Vec<Result<()>> {
     let mut results: Vec<Result<()>> = images.iter().map(|_| Ok(())).collect();
-    let mut groups: Vec<(Key, Vec<Pinning<'_>>)> = Vec::new();
+    let mut pinnings = Vec::new();
     for (position, &(image, lockfile)) in images.iter().enumerate() {
         match Pinning::new(session, position, (image, lockfile), update) {
             Ok(None) => {}
             Ok(Some(pinning)) => {
-                let key = pinning.foreign.key(&image.request.repositories);
-                match groups.iter_mut().find(|(known, _)| *known == key) {
-                    Some((_, members)) => members.push(pinning),
-                    None => groups.push((key, vec![pinning])),
-                }
+                pinnings.push((pinning.foreign.key(&image.request.repositories), pinning));
             }
             Err(error) => results[position] = tolerate(session, &image.request.image, Err(error)),
         }
     }
-    for (key, members) in groups {
+    for (key, members) in by_key(pinnings.into_iter()) {
         if let Err((at, error)) = pin(session, indexes, &key, &members) {
             // What is wrong with one is wrong with all: it is said once.
             let member = &members[at];
