@@ -311,6 +311,7 @@ mod tests {
                 damaged[position] = value;
                 let _ = Object::read(&damaged, true);
                 let _ = rewrite("usr/bin/dpkg", &damaged, (&image, &host));
+                let _ = rewrite(host.loader, &damaged, (&image, &host));
             }
         }
         for length in (0..content.len()).step_by(97) {

@@ -174,6 +174,9 @@ impl Kept {
         if name.starts_with(IMPORTED) {
             return self.images.is_none();
         }
+        if let Some(deb) = twins::part_of(name) {
+            return self.references.contains(&pool_reference(deb));
+        }
         let Some(rest) = name.strip_prefix(IMAGES) else { return false };
         // What `verify` left belongs to its image. Layers that nobody is making now are made anew.
         if rest.contains("/layer-") {

@@ -10,6 +10,7 @@
 //! refs/heads/deb/imported/IMAGE/STAGE     what another system made                    import
 //! refs/heads/deb/tools/HOST/qemu-NAME/DEB one program of a deb, by its SHA-256       ingest
 //! refs/heads/deb/twins/HOST/ARCH/KEY      programs that run in place of foreign ones twins
+//! refs/heads/deb/twins/HOST/ARCH/parts-RULES/DEB  what a package gives to them       twins
 //! extensions/treestrap/                   what we keep beside the objects
 //! ```
 //!

@@ -5,15 +5,12 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
 };
 
 use qemu::twins::{Inventory, libraries::merge_usr};
 
-use super::{Contents, Member};
+use super::{Contents, Member, on_threads};
 use crate::{
     Context, Error, Result,
     digest::Sha256,
@@ -53,25 +50,13 @@ impl<'a> Inventories<'a> {
     /// Of packages that can have programs.
     pub(super) fn of_all(&self, members: &[Member]) -> Result<BTreeMap<Sha256, Inventory>> {
         let members: Vec<&Member> = members.iter().filter(|member| member.has_programs()).collect();
-        let next = AtomicUsize::new(0);
-        let path = self.store.path();
-        let work = || -> Result<Vec<(Sha256, Inventory)>> {
-            let store = Store::open(path)?;
-            let inventories = Inventories::new(&store);
-            let take = || members.get(next.fetch_add(1, Ordering::Relaxed));
-            let of = |member: &&Member| Ok((member.digest, inventories.of(member)?));
-            std::iter::from_fn(take).map(of).collect()
-        };
-        // Programs are read whole, and their digests taken: work for all processors.
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(members.len());
-        let parts: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
-        });
         let mut result = BTreeMap::new();
-        for part in parts {
-            result.extend(part.map_err(|_| Error::bug("reading an inventory panicked"))??);
-        }
+        // Programs are read whole, and their digests taken: work for all processors.
+        let of = |store: &Store, member: &&Member| Ok((member.digest, Inventories::new(store).of(member)?));
+        on_threads(self.store, &members, of, |(digest, inventory)| {
+            result.insert(digest, inventory);
+            Ok(())
+        })?;
         Ok(result)
     }
 

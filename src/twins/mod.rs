@@ -12,15 +12,23 @@
 //! stage 2 reads it.
 
 mod inventory;
-mod tree;
+mod parts;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
 
 use qemu::twins::{self, Inventory, Machine, Package, Plan, Policy};
 
-pub use self::inventory::Inventories;
+pub use self::{inventory::Inventories, parts::part_of};
 use crate::{
-    Context, Error, Result,
+    Error, Result,
     artefacts::{IngestedPackage, LockedPackage},
     digest::Sha256,
     store::{
@@ -32,12 +40,12 @@ use crate::{
 /// The metadata of a tree's commit that has its [`Plan`].
 const PLAN_KEY: &str = "treestrap.twins";
 
-/// What the refs of all trees begin with.
+/// What the refs of all trees and their parts begin with.
 pub const REFERENCES: &str = "deb/twins/";
 
 /// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
 /// change what they make of the same packages.
-const RULES: u32 = 3;
+const RULES: u32 = 4;
 
 /// A package and its programs.
 #[derive(Clone, Debug)]
@@ -152,17 +160,16 @@ pub fn prepare(
         return Ok(twins);
     }
     let (contents, native_contents) = (inventories.of_all(image)?, inventories.of_all(native)?);
-    let natives = tree::Natives::new(store, native)?;
+    let mut transaction = store.transaction()?;
+    let parts = parts::Parts::of(store, &mut transaction, native, machines)?;
     let plan = twins::plan(
         &packages(image, &contents),
         &packages(native, &native_contents),
         (&machines.image, &machines.host),
         policy,
-        |package, path| natives.read(package, path).map_err(std::io::Error::other),
-    )
-    .context("deciding which programs have a twin")?;
-    let mut transaction = store.transaction()?;
-    let root = natives.tree(&mut transaction, &plan, machines)?;
+        |package, path| parts.refused(package, path),
+    );
+    let root = parts.tree(&mut transaction, &plan)?;
     let mut values = [(FORMAT_KEY, records::to_json(&FORMAT)?), (PLAN_KEY, records::to_json(&plan)?)];
     let subject =
         format!("programs for {} in the place of {}'s", machines.host.debian, machines.image.debian);
@@ -209,6 +216,40 @@ fn packages<'a>(members: &'a [Member], contents: &'a BTreeMap<Sha256, Inventory>
         Some(Package { name: &member.name, source_version: &member.source_version, inventory })
     };
     members.iter().filter_map(package).collect()
+}
+
+/// Does some work with each of these on as many threads as there are processors, each with a store of its own.
+/// What comes of it is taken on this thread, as it comes.
+fn on_threads<M: Sync, T: Send>(
+    store: &Store,
+    of: &[M],
+    work: impl Fn(&Store, &M) -> Result<T> + Sync,
+    take: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let (path, work, next) = (store.path(), &work, &next);
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(of.len());
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(threads);
+        let start = |sender: mpsc::SyncSender<T>| {
+            scope.spawn(move || -> Result<()> {
+                let store = Store::open(path)?;
+                while let Some(one) = of.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if sender.send(work(&store, one)?).is_err() {
+                        break; // it could not be taken
+                    }
+                }
+                Ok(())
+            })
+        };
+        let threads: Vec<_> = (0..threads).map(|_| start(sender.clone())).collect();
+        drop(sender);
+        let taken = receiver.into_iter().try_for_each(take);
+        for thread in threads {
+            thread.join().map_err(|_| Error::bug("a thread panicked"))??;
+        }
+        taken
+    })
 }
 
 #[cfg(test)]

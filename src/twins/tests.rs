@@ -159,6 +159,57 @@ fn twins_are_made_once_and_found_again() {
 
     // Another policy is another plan.
     let rule = qemu::twins::Rule { pattern: "usr/bin/true".into(), reason: "a test".into() };
-    let none = Policy { emulated: vec![rule], ..policy };
+    let none = Policy { emulated: vec![rule], ..policy.clone() };
     assert!(prepare(&image, &none).plan.twins.is_empty());
+
+    // What packages give to trees is kept beside them, and makes the same tree again.
+    let references = || place.store.references(REFERENCES.trim_end_matches('/')).expect("references");
+    let (parts, trees): (Vec<_>, Vec<_>) =
+        references().into_iter().partition(|(name, _)| part_of(name).is_some());
+    let of: Vec<_> = parts.iter().filter_map(|(name, _)| part_of(name)).collect();
+    assert_eq!((of.len(), trees.len()), (native.len(), 2));
+    assert!(native.iter().all(|member| of.contains(&member.digest)));
+    let names: Vec<String> = trees.into_iter().map(|(name, _)| name).collect();
+    place.store.remove_references(&names).expect("removed");
+    assert_eq!(prepare(&image, &policy).commit, twins.commit);
+    assert!(references().iter().filter(|(name, _)| part_of(name).is_some()).eq(&parts));
+}
+
+#[test]
+fn what_cannot_be_rewritten_stays_as_it_is_and_has_no_twin() {
+    let place = Place::new();
+    let machines = machines();
+    let program = host_file("usr/bin/true"); // in which no architecture is named
+    let mut foreign = program.clone();
+    foreign[18..20].copy_from_slice(&machines.image.identity.machine.to_le_bytes()); // e_machine
+    let library = format!("usr/lib/{}/libc.so.6", machines.host.triplet);
+    let files = [("usr/bin/dpkg-split", &program[..]), ("usr/bin/other", &program[..program.len() - 1])];
+    let image = [place.package(
+        "dpkg",
+        machines.image.debian,
+        &[("usr/bin/dpkg-split", &foreign), ("usr/bin/other", &foreign[..foreign.len() - 1])],
+    )];
+    let native = [
+        place.package("dpkg", machines.host.debian, &files),
+        place.package("libc6", machines.host.debian, &[(&library, &host_file(&library))]),
+    ];
+    let policy = Policy::default();
+    for _ in ["made", "found"] {
+        let inventories = Inventories::new(&place.store);
+        let twins = super::prepare(&place.store, &inventories, (&image, &native), &machines, &policy);
+        let Twins { plan, commit } = twins.expect("twins");
+        let emulated = |other: &Emulated| format!("{}: {}", other.program.path, other.reason);
+        let emulated: Vec<_> = plan.emulated.iter().map(emulated).collect();
+        let why = format!("the constant {} is in it 0 times, not once", machines.host.debian);
+        let expected = format!("usr/bin/dpkg-split: no twin could be made: it knows its architecture: {why}");
+        assert_eq!(emulated, [expected]);
+        assert_eq!(place.read(commit, "usr/bin/dpkg-split"), Some(program.clone()));
+        assert_ne!(place.read(commit, "usr/bin/other").expect("a twin"), files[1].1);
+        // The plan is made anew, of what the parts say.
+        let trees = place.store.references(REFERENCES.trim_end_matches('/')).expect("references");
+        let trees: Vec<String> =
+            trees.into_iter().map(|(name, _)| name).filter(|name| part_of(name).is_none()).collect();
+        assert_eq!(trees.len(), 1);
+        place.store.remove_references(&trees).expect("removed");
+    }
 }

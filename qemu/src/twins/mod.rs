@@ -18,9 +18,11 @@
 //! - [`dpkg`]: making dpkg's programs know the image's architecture.
 //! - [`perl`]: having perl say the image's architecture.
 //! - [`loader`]: where twins find their loader.
+//! - [`caches`]: what the loader need not ask the processor.
 //! - [`folder`]: where they find their libraries and modules.
 //! - [`machine`]: what names an architecture has where a twin could see or tell the wrong one.
 
+pub mod caches;
 pub mod dpkg;
 pub mod folder;
 pub mod inventory;
@@ -43,7 +45,7 @@ pub use wanted::wanted;
 pub const TREE: &str = "/.treestrap/twins";
 /// Which rules [`plan()`] and [`rewrite`] follow: for whoever keeps what they have made of the same
 /// packages and policy. Raised with every change of a table or a rule.
-pub const RULES: u32 = 3;
+pub const RULES: u32 = 4;
 /// Where starts are noted inside the sandbox.
 pub const LOG: &str = "/.treestrap/starts";
 
@@ -58,9 +60,9 @@ pub enum NotRewritten {
     Architecture(#[from] dpkg::NotPatched),
 }
 
-/// The content that a file of [`Plan::rewritten`] has in the twin tree: a program asks for the tree's
+/// The content that a file of a package for the host has in the twin tree: a program asks for the tree's
 /// loader; what knows its architecture, dpkg's programs and perl's description of itself, is for the
-/// image's; and the host's folder is where the image has none.
+/// image's; the host's folder is where the image has none; and the loader asks the processor less.
 pub fn rewrite(
     path: &str,
     content: &[u8],
@@ -78,7 +80,14 @@ pub fn rewrite(
         changed = dpkg::patch(&changed, host.debian, machine.debian)?;
     }
     folder::hide(&mut changed, host);
+    if host.debian == "amd64" && file_name(path) == file_name(host.loader) {
+        caches::remember(&mut changed);
+    }
     Ok(changed)
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// What an ELF file begins with (elf(5)).

@@ -14,9 +14,7 @@ use super::{
     libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
     machine::Machine,
-    perl,
     policy::{self, MODULES, Modules, Policy, matches},
-    rewrite,
     wanted::with_modules,
 };
 use crate::interpreter::Twin;
@@ -34,8 +32,6 @@ pub struct Plan {
     pub packages: BTreeSet<String>,
     /// Links that are to be made in the twin tree: path in it, target.
     pub links: BTreeMap<String, String>,
-    /// Programs and other files in the twin tree whose content has to go through [`super::rewrite`].
-    pub rewritten: BTreeSet<String>,
     /// Folders and files of the twin tree that have to be seen at other places of the image.
     pub mounts: Vec<Mount>,
 }
@@ -133,15 +129,15 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Decides for every program of `image`. `native` are packages for the host; `read` gives the
-/// content of a file of theirs (package, path), and is called for what will be in the twin tree.
+/// Decides for every program of `image`. `native` are packages for the host; `refused` tells why
+/// [`super::rewrite`] could not make a twin of a program of theirs (package, path).
 pub fn plan(
     image: &[Package<'_>],
     native: &[Package<'_>],
     (machine, host): (&Machine, &Machine),
     policy: &Policy,
-    mut read: impl FnMut(&str, &str) -> std::io::Result<Vec<u8>>,
-) -> std::io::Result<Plan> {
+    mut refused: impl FnMut(&str, &str) -> Option<String>,
+) -> Plan {
     let tree = Tree::new(native.iter().map(|package| (package.name, package.inventory)));
     let resolver = Resolver::away(&tree, host, machine.identity);
     let natives: BTreeMap<_, _> = native.iter().map(|package| (package.name, package)).collect();
@@ -157,12 +153,12 @@ pub fn plan(
             let mut twin = match (&whole, policy.emulated(&machine.neutral(path))) {
                 (Err(Reason::NotInTable), Some(reason)) => Err(Reason::Table(reason.to_owned())),
                 (Err(reason), _) => Err(reason.clone()),
-                (Ok(native), _) => judge.program(package, native, path, object),
+                (Ok(native), _) => judge.program(package.name, native, path, object),
             };
             if let Ok(passed) = &twin
-                && let Err(why) = rewrite(&passed.path, &read(package.name, &passed.path)?, (machine, host))
+                && let Some(why) = refused(package.name, &passed.path)
             {
-                twin = Err(Reason::Rewrite(why.to_string()));
+                twin = Err(Reason::Rewrite(why));
             }
             decided.push((program, twin));
         }
@@ -170,20 +166,6 @@ pub fn plan(
     let mut result = Plan::default();
     result.add_all(decided, host);
     result.emulated.extend(loaders(image, machine));
-    for package in native.iter().filter(|package| result.packages.contains(package.name)) {
-        for (path, entry) in &package.inventory.entries {
-            // What is not in the tree, or has no paths that anything looks at.
-            if matches!(entry, Entry::Link(_)) || !path.starts_with("usr/") || path.starts_with("usr/share/")
-            {
-                continue;
-            }
-            let content = read(package.name, path)?;
-            let names_host = perl::has_name(path, host) || folder::hide(&mut content.clone(), host);
-            if names_host && rewrite(path, &content, (machine, host)).is_ok() {
-                result.rewritten.insert(path.clone());
-            }
-        }
-    }
     if let Some(found) = tree.object(&merge_usr(host.loader)) {
         result.links.insert(loader::LINK.to_owned(), found.path.to_owned());
     }
@@ -192,7 +174,7 @@ pub fn plan(
         // The package is in: getent and others of it have twins.
         result.mounts.push(Mount { target: OTHER_NAME.to_owned(), source: LOCALE.to_owned() });
     }
-    Ok(result)
+    result
 }
 
 /// The image's loader: no program of a package, and yet started.
@@ -268,9 +250,17 @@ impl ModulePackages {
     }
 }
 
+/// What the package for the host has.
+struct Native<'a> {
+    /// Its programs by their neutral paths.
+    programs: BTreeMap<String, (&'a str, &'a Object)>,
+    /// Its shared objects that programs of it may load, and that are not where they would find the host's.
+    plug_ins: Vec<&'a str>,
+}
+
 impl<'a> Judge<'a> {
     /// What goes for all programs of a package; the package for the host.
-    fn package(&self, package: &Package<'_>) -> Result<&'a Package<'a>, Reason> {
+    fn package(&self, package: &Package<'_>) -> Result<Native<'a>, Reason> {
         if self.policy.package(package.name).is_none() {
             return Err(Reason::NotInTable);
         }
@@ -281,13 +271,15 @@ impl<'a> Judge<'a> {
         if let Some(path) = other_files(package, self.machine, native, self.host) {
             return Err(Reason::OtherFiles(path));
         }
-        Ok(native)
+        let programs = native.inventory.programs();
+        let programs = programs.map(|(path, object)| (self.host.neutral(path), (path, object))).collect();
+        Ok(Native { programs, plug_ins: self.plug_ins(native) })
     }
 
     fn program(
         &self,
-        package: &Package<'_>,
-        native: &Package<'_>,
+        package: &str,
+        native: &Native<'a>,
         path: &str,
         object: &Object,
     ) -> Result<Passed, Reason> {
@@ -302,8 +294,7 @@ impl<'a> Judge<'a> {
         if (image.big_endian, image.wide) != (host.big_endian, host.wide) && policy::in_words(&neutral) {
             return Err(Reason::Words);
         }
-        let found = native.inventory.programs().find(|(other, _)| self.host.neutral(other) == neutral);
-        let (twin_path, twin) = found.ok_or(Reason::NoSuchProgram)?;
+        let (twin_path, twin) = *native.programs.get(&neutral).ok_or(Reason::NoSuchProgram)?;
         if !object.has_build_id {
             return Err(Reason::NoBuildId);
         }
@@ -316,10 +307,10 @@ impl<'a> Judge<'a> {
             return Err(Reason::Loader(loader.clone()));
         }
         let mut closure = self.resolver.closure(twin_path, twin).map_err(Reason::Library)?;
-        if let Some(plug_in) = self.plug_in(native, path) {
-            return Err(Reason::PlugIns(plug_in));
+        if let Some(plug_in) = native.plug_ins.iter().find(|plug_in| policy::may_load(path, plug_in)) {
+            return Err(Reason::PlugIns((*plug_in).to_owned()));
         }
-        closure.packages.insert(package.name.to_owned());
+        closure.packages.insert(package.to_owned());
         for modules in &self.modules {
             if closure.packages.iter().any(|name| matches(modules.loader, name)) {
                 closure.add(modules.packages.clone()?);
@@ -329,10 +320,10 @@ impl<'a> Judge<'a> {
         Ok(Passed { path: twin_path.to_owned(), fingerprint: twin.fingerprint(), packages, links })
     }
 
-    /// A shared object of the package that the program may load, and that isn't where it would find
+    /// Shared objects of the package that a program may load, and that aren't where it would find
     /// the host's: not in the host's folder, not a library that is linked to, and without a name of
     /// its own by which both architectures' could be there.
-    fn plug_in(&self, native: &Package<'_>, program: &str) -> Option<String> {
+    fn plug_ins(&self, native: &Package<'a>) -> Vec<&'a str> {
         let below = format!("usr/lib/{}/", self.host.triplet);
         let entries = &native.inventory.entries;
         let needed: BTreeSet<&String> =
@@ -351,9 +342,9 @@ impl<'a> Judge<'a> {
             .inventory
             .objects()
             .filter(|(path, object)| !object.is_program(path) && !path.starts_with(&below))
-            .filter(|(path, _)| self.host.neutral(path) == **path && !linked.contains(*path))
-            .find(|(path, _)| policy::may_load(program, path))
-            .map(|(path, _)| path.to_owned())
+            .map(|(path, _)| path)
+            .filter(|path| self.host.neutral(path) == *path && !linked.contains(*path))
+            .collect()
     }
 }
 
@@ -401,7 +392,6 @@ impl Plan {
             self.twins.push(Twin { program: program.fingerprint, path });
         }
         self.programs.push(program);
-        self.rewritten.insert(twin.path);
         self.packages.extend(twin.packages);
         for (name, path) in twin.links {
             // Absolute, since the folder is mounted elsewhere, too.

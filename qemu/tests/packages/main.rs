@@ -24,7 +24,7 @@ use debs::{Contents, Deb, packages, read_all};
 use namespaces::{skip, unshare};
 use qemu::{
     Emulator, find, host,
-    twins::{Machine, Plan, Policy, Reason, plan, policy::matches, wanted},
+    twins::{Machine, Plan, Policy, Reason, plan, policy::matches, rewrite, wanted},
 };
 
 /// What an embedded image has, and packages whose scripts start much.
@@ -81,9 +81,12 @@ fn prepare(folder: &Path, set: &str, uname_is_answered: bool) -> Set {
     fetch(&theirs, suite, host, &names);
     let native = read_all(&theirs);
     let mut contents = Contents::new(&native);
-    let read = |package: &str, path: &str| contents.read(package, path);
-    let plan = plan(&packages(&foreign), &packages(&native), (&machines.0, &machines.1), &policy, read)
-        .expect("read");
+    let both = (&machines.0, &machines.1);
+    let refused = |package: &str, path: &str| {
+        let content = contents.read(package, path).expect("readable");
+        rewrite(path, &content, both).err().map(|why| why.to_string())
+    };
+    let plan = plan(&packages(&foreign), &packages(&native), both, &policy, refused);
     Set { foreign, native, machines, plan }
 }
 

@@ -234,19 +234,21 @@ pub(crate) fn make_tree(plan: &Plan, natives: &[Deb], machines: (&Machine, &Mach
         symlink(target, &path).expect("linked");
     }
     let mut contents = Contents::new(natives);
-    let mut rewritten: Vec<(&str, &str)> = natives
-        .iter()
-        .flat_map(|deb| deb.inventory.entries.keys().map(|path| (deb.name.as_str(), path.as_str())))
-        .filter(|(_, path)| plan.rewritten.contains(*path))
-        .collect();
-    rewritten.sort_unstable();
-    for (package, path) in rewritten {
-        let bytes = contents.read(package, path).expect("readable");
-        let bytes = rewrite(path, &bytes, machines).expect("the plan has tried it");
-        let path = tree.join(path);
-        let _ = fs::remove_file(&path); // hard links
-        fs::write(&path, bytes).expect("written");
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("set");
+    for deb in natives.iter().filter(|deb| plan.packages.contains(&deb.name)) {
+        for path in deb.inventory.entries.keys() {
+            let place = tree.join(path);
+            if !fs::symlink_metadata(&place).is_ok_and(|metadata| metadata.is_file()) {
+                continue;
+            }
+            let bytes = contents.read(&deb.name, path).expect("readable");
+            if let Ok(changed) = rewrite(path, &bytes, machines)
+                && changed != bytes
+            {
+                fs::remove_file(&place).expect("removed"); // hard links
+                fs::write(&place, changed).expect("written");
+                fs::set_permissions(&place, PermissionsExt::from_mode(0o755)).expect("set");
+            }
+        }
     }
 }
 
