@@ -304,25 +304,22 @@ impl Serving<'_> {
     /// Answers calls until pid 1 is gone.
     fn serve(&mut self, socket: &Channel, control: &Channel) -> Result<()> {
         loop {
-            let (processes, programs): (Vec<i32>, Vec<_>) =
-                self.programs.iter().flat_map(Programs::processes).unzip();
+            let ends = self.programs.as_ref().map(Programs::ends);
             let descriptors = [self.listener.as_fd(), socket.as_fd(), control.as_fd()];
-            let descriptors = descriptors.into_iter().chain(programs.into_iter().map(AsFd::as_fd));
-            let mut events: Vec<PollFd<'_>> =
-                descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
+            let mut events: Vec<PollFd<'_>> = descriptors
+                .into_iter()
+                .chain(ends)
+                .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
+                .collect();
             match poll(&mut events, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 other => other.doing("waiting for system calls")?,
             };
             let found = |event: &PollFd<'_>| event.revents().unwrap_or(PollFlags::POLLHUP);
             let (call, end, asked) = (found(&events[0]), found(&events[1]), found(&events[2]));
-            let ended: Vec<i32> = processes
-                .into_iter()
-                .zip(&events[3..])
-                .filter_map(|(process, event)| (!found(event).is_empty()).then_some(process))
-                .collect();
-            if let Some(programs) = &mut self.programs {
-                ended.into_iter().for_each(|process| programs.end(process));
+            let have_ended = events.get(3).is_some_and(|event| !found(event).is_empty());
+            if let (Some(programs), true) = (&mut self.programs, have_ended) {
+                programs.collect();
             }
             let over = PollFlags::POLLHUP | PollFlags::POLLERR;
             if !end.is_empty() || !asked.is_empty() || call.intersects(over) {

@@ -4,12 +4,22 @@
 //! Seen are the programs' starts (execve(2)), which wait until they are noted, and the ends of their processes
 //! (pidfd_open(2)). A program that is still running when the sandbox ends, ends with it.
 
-use std::{collections::HashMap, fs::File, io::Write, os::fd::OwnedFd};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{BufWriter, Write},
+    mem,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use nix::{
     fcntl::AtFlags,
-    sys::stat::Mode,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        stat::Mode,
+    },
     time::{ClockId, clock_gettime},
+    unistd::{AccessFlags, access},
 };
 
 use super::{
@@ -24,14 +34,18 @@ use crate::{
 
 /// The log.
 pub(super) struct Programs {
-    file: File,
+    file: BufWriter<File>,
     /// By the number of their process.
     running: HashMap<i32, Running>,
+    /// Ready when one of those processes has ended; its events have their numbers.
+    ends: Epoll,
+    /// Absolute paths that were found to be there. A program waits while its start is noted.
+    known: HashSet<Vec<u8>>,
 }
 
 struct Running {
-    /// Readable when the process has ended.
-    process: OwnedFd,
+    /// Ready when the process has ended.
+    _process: OwnedFd,
     path: Vec<u8>,
     since: f64,
 }
@@ -40,7 +54,9 @@ impl Programs {
     /// Opens the log, which the caller of the sandbox has made.
     pub(super) fn open(wanted: &plan::Programs) -> Result<Self> {
         let file = File::options().append(true).open(&wanted.log).doing_to("opening", &wanted.log)?;
-        Ok(Programs { file, running: HashMap::new() })
+        let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing("making an epoll descriptor")?;
+        let (running, known) = (HashMap::new(), HashSet::new());
+        Ok(Programs { file: BufWriter::new(file), running, ends, known })
     }
 
     /// Notes a start that is yet to be carried out. What cannot be found out is not noted, nor is a file that is
@@ -49,28 +65,73 @@ impl Programs {
         if target == Target::Path && caller.argument(3) as u32 == UNNOTED {
             return; // tier single is asked all the same
         }
-        let Some(path) = path(target, caller) else { return };
-        let pid = caller.thread().as_raw();
-        self.end(pid);
-        if let Ok(process) = open_process(caller.thread()) {
-            self.running.insert(pid, Running { process, path, since: now() });
+        let Some(path) = self.path(target, caller) else { return };
+        let (pid, since) = (caller.thread().as_raw(), now());
+        if let Some(running) = self.running.get_mut(&pid) {
+            // The same process: had it ended, `collect` would have seen that before this call.
+            let ended = mem::replace(&mut running.path, path);
+            let begun = mem::replace(&mut running.since, since);
+            self.write(pid, ended, begun, since);
+            return;
+        }
+        let Ok(process) = open_process(caller.thread()) else { return };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::from(pid.unsigned_abs()));
+        if self.ends.add(&process, event).is_ok() {
+            self.running.insert(pid, Running { _process: process, path, since });
         }
     }
 
-    /// Descriptors that can be read when a process has ended.
-    pub(super) fn processes(&self) -> impl Iterator<Item = (i32, &OwnedFd)> {
-        self.running.iter().map(|(&pid, running)| (pid, &running.process))
+    /// Ready when [`Programs::collect`] has something to do.
+    pub(super) fn ends(&self) -> BorrowedFd<'_> {
+        self.ends.0.as_fd()
     }
 
-    /// Notes the end of what a process was running.
-    pub(super) fn end(&mut self, pid: i32) {
-        let Some(Running { path, since, .. }) = self.running.remove(&pid) else { return };
-        let process = pid.unsigned_abs();
-        let program = Program { path, process, begun: since, ended: now() };
+    /// Notes which processes have ended.
+    pub(super) fn collect(&mut self) {
+        let mut events = [EpollEvent::empty(); 16];
+        let count = self.ends.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for event in &events[..count] {
+            if let Ok(pid) = i32::try_from(event.data()) {
+                self.end(pid);
+            }
+        }
+    }
+
+    fn end(&mut self, pid: i32) {
+        // With its descriptor goes its place among the events.
+        if let Some(Running { path, since, .. }) = self.running.remove(&pid) {
+            self.write(pid, path, since, now());
+        }
+    }
+
+    fn write(&mut self, pid: i32, path: Vec<u8>, begun: f64, ended: f64) {
+        let program = Program { path, process: pid.unsigned_abs(), begun, ended };
         if let Ok(mut line) = serde_json::to_vec(&program) {
             line.push(b'\n');
             let _ = self.file.write_all(&line);
         }
+    }
+
+    /// The program as it is started, and where it is.
+    fn path(&mut self, target: Target, caller: &Caller<'_>) -> Option<Vec<u8>> {
+        let (folder, index) = match target {
+            Target::At(flags) if caller.int(flags) & AtFlags::AT_EMPTY_PATH.bits() != 0 => {
+                let file = caller.descriptor(caller.int(0)).ok()?;
+                return caller.surroundings.path_of(&file).ok();
+            }
+            Target::At(_) => (caller.int(0), 1),
+            _ => (libc::AT_FDCWD, 0),
+        };
+        let path = caller.path(index).ok()?;
+        if path.first() != Some(&b'/') {
+            return caller.open(folder, &path, NAME, Mode::empty()).is_ok().then_some(path);
+        }
+        // In a chroot it may be another file: of no consequence here.
+        if !self.known.contains(&path) {
+            access(path.as_slice(), AccessFlags::F_OK).ok()?;
+            self.known.insert(path.clone());
+        }
+        Some(path)
     }
 }
 
@@ -78,22 +139,8 @@ impl Drop for Programs {
     fn drop(&mut self) {
         let left: Vec<i32> = self.running.keys().copied().collect();
         left.into_iter().for_each(|pid| self.end(pid));
+        let _ = self.file.flush();
     }
-}
-
-/// The program as it is started, and where it is.
-fn path(target: Target, caller: &Caller<'_>) -> Option<Vec<u8>> {
-    let (folder, index) = match target {
-        Target::At(flags) if caller.int(flags) & AtFlags::AT_EMPTY_PATH.bits() != 0 => {
-            let file = caller.descriptor(caller.int(0)).ok()?;
-            return caller.surroundings.path_of(&file).ok();
-        }
-        Target::At(_) => (caller.int(0), 1),
-        _ => (libc::AT_FDCWD, 0),
-    };
-    let path = caller.path(index).ok()?;
-    caller.open(folder, &path, NAME, Mode::empty()).ok()?;
-    Some(path)
 }
 
 /// Seconds of CLOCK_MONOTONIC.
