@@ -11,7 +11,7 @@ use qemu::{
     crash::{Crash, crashes},
     interpreter::{UNNOTED, interpreter},
     starts::{Starts, Why},
-    twins::{LOG, Plan, TREE},
+    twins::{LOG, Plan, TREE, background},
 };
 use sandbox::{Mount, Source};
 
@@ -57,9 +57,11 @@ impl Acceleration {
         let qemu = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
         let bytes = interpreter(&qemu, &acceleration.plan.twins, LOG.as_bytes())
             .map_err(|error| Error::machine(format!("{}: {error}", program.display())))?;
-        for (path, content, mode) in
-            [(acceleration.interpreter(), &bytes[..], 0o755), (acceleration.log(), &[], 0o666)]
-        {
+        for (path, content, mode) in [
+            (acceleration.interpreter(), &bytes[..], 0o755),
+            (acceleration.log(), &[], 0o666),
+            (acceleration.lock(), &[], 0o666),
+        ] {
             fs::write(&path, content)
                 .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
                 .with_context(|| format!("writing {}", path.display()))?;
@@ -73,6 +75,24 @@ impl Acceleration {
 
     fn log(&self) -> PathBuf {
         self.folder.path().join("starts")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.folder.path().join("background")
+    }
+
+    /// Lets programs run in the background, where they may. Before the tree is looked at, what
+    /// [`Acceleration::wait_for_background`] gives has to have ended.
+    pub(super) fn allow_background(&self, plan: &mut sandbox::Plan) {
+        if !self.plan.background.is_empty() {
+            let target = background::LOCK.trim_start_matches('/').as_bytes().to_vec();
+            plan.mounts.push(Mount { target, source: Source::Writable(self.lock()) });
+        }
+    }
+
+    /// A command that ends when nothing runs in the background any more; none: nothing ever does.
+    pub(super) fn wait_for_background(&self) -> Option<[String; 3]> {
+        (!self.plan.background.is_empty()).then(background::wait)
     }
 
     /// Adds the twins to a plan whose emulator is `emulator`.

@@ -135,6 +135,7 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
+        acceleration.allow_background(&mut plan);
     }
     if let Begin::Layer { debs, .. } = inputs.begin {
         let (target, source) = (run::DEBS.into(), sandbox::Source::ReadOnly(debs.clone()));

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use qemu::twins::background;
 use sandbox::{Plan, Program};
 
 use crate::{
@@ -100,6 +101,7 @@ pub(super) enum How {
 }
 
 const IN_QEMU: &str = "in qemu";
+const IN_BACKGROUND: &str = "natively, in the background";
 
 impl How {
     fn otherwise(&self) -> &'static str {
@@ -128,7 +130,8 @@ fn runs(mut programs: Vec<Program>, how: &How) -> Vec<Run> {
     programs.sort_by(|a, b| a.begun.total_cmp(&b.begun).then(b.ended.total_cmp(&a.ended)));
     let run = |program: Program| {
         let path = String::from_utf8_lossy(&program.path).into_owned();
-        Run { path, how: how.otherwise(), begun: program.begun, ended: program.ended, own: 0.0 }
+        let how = if background::runs(&path) { IN_BACKGROUND } else { how.otherwise() };
+        Run { path, how, begun: program.begun, ended: program.ended, own: 0.0 }
     };
     let mut runs: Vec<Run> = programs.into_iter().map(run).collect();
     if let How::Twins(emulated) = how {
@@ -148,6 +151,9 @@ fn runs(mut programs: Vec<Program>, how: &How) -> Vec<Run> {
     for index in 0..runs.len() {
         let (begun, ended) = (runs[index].begun, runs[index].ended);
         runs[index].own = ended - begun;
+        if runs[index].how == IN_BACKGROUND {
+            continue; // it takes nobody's time
+        }
         open.retain(|&holder| runs[holder].ended > begun);
         if let Some(&holder) = open.iter().rev().find(|&&holder| runs[holder].ended >= ended) {
             runs[holder].own = (runs[holder].own - (ended - begun)).max(0.0);
@@ -178,7 +184,7 @@ fn slowest(windows: &[Window], runs: &[Run]) -> Vec<SlowPackage> {
         let mut ran: BTreeMap<&str, f64> = BTreeMap::new();
         for window in windows.iter().filter(|window| window.package == package) {
             let within = |run: &&Run| window.begun <= run.begun && run.begun < window.ended;
-            for run in runs.iter().filter(within) {
+            for run in runs.iter().filter(within).filter(|run| run.how != IN_BACKGROUND) {
                 let name = run.path.rsplit('/').next().unwrap_or(&run.path);
                 *ran.entry(name).or_default() += run.own;
             }
@@ -204,6 +210,7 @@ mod tests {
     fn what_a_package_ran_is_told_without_what_waited_for_it() {
         let programs = vec![
             program(2, "/usr/bin/mandb", 1.5, 3.5),
+            program(6, "/.treestrap/twins/usr/bin/systemd-hwdb", 1.2, 3.9),
             program(1, "/var/lib/dpkg/info/man-db.postinst", 1.0, 4.0),
             program(3, "/usr/bin/true", 5.0, 5.1),
             program(4, "/bin/sh", 6.0, 6.5),

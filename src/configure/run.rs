@@ -225,8 +225,11 @@ impl<'a> Scripts<'a> {
             if continues {
                 self.shell("switching it on", &deferred::on())?;
             }
-            self.first_boot()
+            Ok(())
         });
+        // Also after a failure: others may go on from what is there.
+        let waited = self.wait_for_background();
+        let result = result.and(waited).and_then(|()| self.first_boot());
         self.journal.flush()?;
         result
     }
@@ -508,6 +511,17 @@ impl<'a> Scripts<'a> {
     }
 
     /// Lets the device make anew what its image is not to have.
+    fn wait_for_background(&mut self) -> Result<()> {
+        let command = self.inputs.acceleration.and_then(Acceleration::wait_for_background);
+        let Some(command) = command else { return Ok(()) };
+        let heading = "waiting for what runs in the background";
+        let (status, _) = self.command(heading, Command::new(command), None)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.failure("util-linux", heading, &how(status.outcome))),
+        }
+    }
+
     fn first_boot(&mut self) -> Result<()> {
         if self.inputs.identity != IdentityPolicy::FirstBoot {
             return Ok(());

@@ -45,7 +45,7 @@ pub const REFERENCES: &str = "deb/twins/";
 
 /// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
 /// change what they make of the same packages.
-const RULES: u32 = 4;
+const RULES: u32 = 5;
 
 /// A package and its programs.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use std::{
     fs, mem,
 };
 
-use qemu::twins::{self, Plan, libraries::merge_usr, rewrite};
+use qemu::twins::{self, Plan, background, libraries::merge_usr, rewrite};
 
 use super::{
     Contents, FORMAT, FORMAT_KEY, Machines, Member, REFERENCES, RULES, inventory::files, on_threads,
@@ -121,6 +121,10 @@ impl<'a> Parts<'a> {
         for (path, target) in &plan.links {
             let link = transaction.write_symlink(&Metadata::default(), target.as_bytes())?;
             add(self.store, &mut root, path, link)?;
+        }
+        for (path, place) in &plan.background {
+            let script = transaction.write_object(&PROGRAM, background::script(path).as_bytes())?;
+            add(self.store, &mut root, place, script)?;
         }
         for name in &plan.packages {
             if let Some(part) = self.parts.remove(name.as_str()) {

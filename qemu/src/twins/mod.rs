@@ -18,10 +18,12 @@
 //! - [`dpkg`]: making dpkg's programs know the image's architecture.
 //! - [`perl`]: having perl say the image's architecture.
 //! - [`loader`]: where twins find their loader.
+//! - [`background`]: programs for whose end no script waits.
 //! - [`caches`]: what the loader need not ask the processor.
 //! - [`folder`]: where they find their libraries and modules.
 //! - [`machine`]: what names an architecture has where a twin could see or tell the wrong one.
 
+pub mod background;
 pub mod caches;
 pub mod dpkg;
 pub mod folder;
@@ -45,7 +47,7 @@ pub use wanted::wanted;
 pub const TREE: &str = "/.treestrap/twins";
 /// Which rules [`plan()`] and [`rewrite`] follow: for whoever keeps what they have made of the same
 /// packages and policy. Raised with every change of a table or a rule.
-pub const RULES: u32 = 4;
+pub const RULES: u32 = 5;
 /// Where starts are noted inside the sandbox.
 pub const LOG: &str = "/.treestrap/starts";
 

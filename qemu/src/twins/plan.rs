@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::Fingerprint;
 
 use super::{
-    TREE, folder,
+    TREE, background, folder,
     inventory::{Entry, Object, Package},
     libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
@@ -32,6 +32,9 @@ pub struct Plan {
     pub packages: BTreeSet<String>,
     /// Links that are to be made in the twin tree: path in it, target.
     pub links: BTreeMap<String, String>,
+    /// Programs of the twin tree that run in the background: path in it, and where [`background::script`] has
+    /// to be.
+    pub background: BTreeMap<String, String>,
     /// Folders and files of the twin tree that have to be seen at other places of the image.
     pub mounts: Vec<Mount>,
 }
@@ -166,6 +169,7 @@ pub fn plan(
     let mut result = Plan::default();
     result.add_all(decided, host);
     result.emulated.extend(loaders(image, machine));
+    result.put_in_background();
     if let Some(found) = tree.object(&merge_usr(host.loader)) {
         result.links.insert(loader::LINK.to_owned(), found.path.to_owned());
     }
@@ -398,6 +402,28 @@ impl Plan {
             self.links.insert(format!("usr/lib/{}/{name}", host.triplet), format!("{TREE}/{path}"));
         }
     }
+}
+
+impl Plan {
+    /// Lets what may run in the background do so.
+    fn put_in_background(&mut self) {
+        let has = |path: &str| self.twins.iter().any(|twin| in_tree(twin) == Some(path));
+        if !background::NEEDED.into_iter().all(has) {
+            return;
+        }
+        for twin in &mut self.twins {
+            let Some(path) = in_tree(twin).map(str::to_owned) else { continue };
+            if let Some(place) = background::place(&path) {
+                twin.path = format!("{TREE}/{place}").into();
+                self.background.insert(path, place);
+            }
+        }
+    }
+}
+
+/// Where a twin is in the tree.
+fn in_tree(twin: &Twin) -> Option<&str> {
+    std::str::from_utf8(&twin.path).ok()?.strip_prefix(TREE)?.strip_prefix('/')
 }
 
 /// The locale that every image has, in the machine's byte order.

@@ -247,6 +247,36 @@ fn a_library_that_is_an_alternative_has_a_link() {
 }
 
 #[test]
+fn what_nobody_waits_for_runs_in_the_background_where_that_can_be_waited_for() {
+    let program = |machine: &Machine, name: &str| {
+        Entry::Object(Box::new(Object { needed: vec!["libc.so.6".into()], ..object(machine, name) }))
+    };
+    for (flock, expected) in [(true, 1), (false, 0)] {
+        let (_, _, plan) = outcome("armhf", |foreign, native| {
+            for (distribution, machine) in [(foreign, machine("armhf")), (native, machine("amd64"))] {
+                let mut add = |package: &'static str, path: &str| {
+                    let entries = [(path.to_owned(), program(&machine, path))].into();
+                    distribution.push((package, Inventory { entries }));
+                };
+                add("dash", "usr/bin/dash");
+                add("hostname", "usr/bin/true");
+                if flock {
+                    add("util-linux", "usr/bin/flock");
+                }
+                add("udev", "usr/bin/systemd-hwdb");
+            }
+        });
+        let path = match flock {
+            true => "background/systemd-hwdb",
+            false => "usr/bin/systemd-hwdb",
+        };
+        let path = format!("{TREE}/{path}").into_bytes();
+        assert_eq!(plan.twins.iter().filter(|twin| twin.path == path).count(), 1, "flock: {flock}");
+        assert_eq!(plan.background.len(), expected);
+    }
+}
+
+#[test]
 fn another_version_is_no_twin() {
     let (image, host) = (&machine("arm64"), &machine("amd64"));
     let (foreign, native) = (distribution(image), distribution(host));
