@@ -34,7 +34,7 @@ pub struct Acceleration {
     commit: Sha256,
     /// The checked-out tree.
     tree: PathBuf,
-    /// The folder of the interpreter and the log.
+    /// The folder of the interpreter, the log and the lock.
     folder: sandbox::LayerFolder,
 }
 
@@ -90,7 +90,8 @@ impl Acceleration {
         }
     }
 
-    /// A command that ends when nothing runs in the background any more; none: nothing ever does.
+    /// A command that ends when nothing runs in the background any more, and prints what that has printed; none:
+    /// nothing ever does.
     pub(super) fn wait_for_background(&self) -> Option<[String; 3]> {
         (!self.plan.background.is_empty()).then(background::wait)
     }

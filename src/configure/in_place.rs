@@ -46,7 +46,9 @@ pub fn configure_in_place(
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<InPlace> {
-    let Ran { session, result, slowest } = run_stage_two(inputs, reporter, stop)?;
+    // What is stopped may be moved, and is not done again.
+    let background = !folder.even_if_failed;
+    let Ran { session, result, slowest } = run_stage_two(inputs, background, reporter, stop)?;
     let packages = match result {
         Ok(packages) => packages,
         Err(error) if folder.even_if_failed => {

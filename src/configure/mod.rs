@@ -98,7 +98,7 @@ pub fn configure(
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<Configured> {
-    let Ran { mut session, result, slowest } = run_stage_two(inputs, reporter, stop)?;
+    let Ran { mut session, result, slowest } = run_stage_two(inputs, true, reporter, stop)?;
     let packages = match result {
         Ok(packages) => packages,
         Err(error) if error.kind() == Kind::Input => return Err(keep_failed(&mut session, inputs, error)),
@@ -125,8 +125,14 @@ struct Ran {
     slowest: Vec<SlowPackage>,
 }
 
-/// Runs the scripts in a sandbox.
-fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool) -> Result<Ran> {
+/// Runs the scripts in a sandbox. `background`: whether some programs may run in the background, which are lost
+/// if it is stopped.
+fn run_stage_two(
+    inputs: &Inputs<'_>,
+    background: bool,
+    reporter: &dyn Reporter,
+    stop: &AtomicBool,
+) -> Result<Ran> {
     let image = inputs.composed.image.as_str();
     let merged_usr = inputs.base.is_merged_usr();
     let interposed = interpose::make_layer(inputs.base.folder(), merged_usr)?;
@@ -135,7 +141,9 @@ fn run_stage_two(inputs: &Inputs<'_>, reporter: &dyn Reporter, stop: &AtomicBool
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
-        acceleration.allow_background(&mut plan);
+        if background {
+            acceleration.allow_background(&mut plan);
+        }
     }
     if let Begin::Layer { debs, .. } = inputs.begin {
         let (target, source) = (run::DEBS.into(), sandbox::Source::ReadOnly(debs.clone()));

@@ -138,7 +138,8 @@ fn runs(mut programs: Vec<Program>, how: &How) -> Vec<Run> {
         for (time, path) in emulated {
             // The dispatcher knows a script's interpreter, what was noted is the script; so the last start counts
             // if none is of this path.
-            let is_running = |run: &&mut Run| run.begun <= *time && *time <= run.ended;
+            let is_running =
+                |run: &&mut Run| run.how != IN_BACKGROUND && run.begun <= *time && *time <= run.ended;
             let started = runs.iter_mut().filter(is_running);
             if let Some(run) = started
                 .max_by(|a, b| (a.path == *path).cmp(&(b.path == *path)).then(a.begun.total_cmp(&b.begun)))
@@ -210,7 +211,7 @@ mod tests {
     fn what_a_package_ran_is_told_without_what_waited_for_it() {
         let programs = vec![
             program(2, "/usr/bin/mandb", 1.5, 3.5),
-            program(6, "/.treestrap/twins/usr/bin/systemd-hwdb", 1.2, 3.9),
+            program(6, "/.treestrap/twins/usr/bin/mandb", 1.2, 3.9),
             program(1, "/var/lib/dpkg/info/man-db.postinst", 1.0, 4.0),
             program(3, "/usr/bin/true", 5.0, 5.1),
             program(4, "/bin/sh", 6.0, 6.5),

@@ -228,8 +228,11 @@ impl<'a> Scripts<'a> {
             Ok(())
         });
         // Also after a failure: others may go on from what is there.
-        let waited = self.wait_for_background();
-        let result = result.and(waited).and_then(|()| self.first_boot());
+        let said = self.wait_for_background();
+        let result = result.and_then(|()| {
+            said?.iter().try_for_each(|line| self.journal.line(line))?;
+            self.first_boot()
+        });
         self.journal.flush()?;
         result
     }
@@ -510,18 +513,22 @@ impl<'a> Scripts<'a> {
         Err(failure(&self.journal, first, &what))
     }
 
-    /// Lets the device make anew what its image is not to have.
-    fn wait_for_background(&mut self) -> Result<()> {
+    /// Waits for what runs in the background; gives what that has printed. The log, and what is known of a
+    /// failure, stay as they are.
+    fn wait_for_background(&mut self) -> Result<Vec<String>> {
         let command = self.inputs.acceleration.and_then(Acceleration::wait_for_background);
-        let Some(command) = command else { return Ok(()) };
-        let heading = "waiting for what runs in the background";
-        let (status, _) = self.command(heading, Command::new(command), None)?;
+        let Some(command) = command else { return Ok(Vec::new()) };
+        let (status, said) = self.output(Command::new(command))?;
         match status.success() {
-            true => Ok(()),
-            false => Err(self.failure("util-linux", heading, &how(status.outcome))),
+            true => Ok(said),
+            false => {
+                let what = "waiting for what runs in the background";
+                Err(self.failure("util-linux", what, &how(status.outcome)))
+            }
         }
     }
 
+    /// Lets the device make anew what its image is not to have.
     fn first_boot(&mut self) -> Result<()> {
         if self.inputs.identity != IdentityPolicy::FirstBoot {
             return Ok(());

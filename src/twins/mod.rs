@@ -43,8 +43,8 @@ const PLAN_KEY: &str = "treestrap.twins";
 /// What the refs of all trees and their parts begin with.
 pub const REFERENCES: &str = "deb/twins/";
 
-/// What a plan depends on beside its inputs: the code that makes it and its tree. Raised when they
-/// change what they make of the same packages.
+/// What a plan depends on beside its inputs: the code that makes it, its tree and the tree's parts. Raised when
+/// they change what they make of the same packages.
 const RULES: u32 = 5;
 
 /// A package and its programs.

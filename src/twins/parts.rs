@@ -1,6 +1,6 @@
 //! The tree of twins: the programs and libraries of packages for this machine, merged, with some of
-//! the files rewritten and some links added. A few hundred files are written; all others are the
-//! packages' own objects.
+//! the files rewritten, some links added, and scripts before what runs in the background. A few hundred files
+//! are written; all others are the packages' own objects.
 //!
 //! What a package gives to a tree follows from the package and the two architectures. So it is made once, and kept as a
 //! commit beside the trees: another image needs nothing but merging.

@@ -1,12 +1,14 @@
-//! Programs that run in the background: their scripts go on at once, and so does dpkg, on another processor.
+//! A program that runs in the background: its script goes on at once, and so does dpkg, on another processor.
 //!
-//! That is for programs that take long, whose result no other script looks at, and whose failure their scripts
-//! ignore. In the tree of twins a script stands before each of them. Of all such programs one runs at a
-//! time, in no particular order: each begins after the script that started it, so it sees at least what it would
-//! have seen. Before a tree is looked at, [`wait`] has to have ended.
+//! That is for programs that take long, whose result no other script looks at and no image has, and whose failure
+//! their scripts ignore. In the tree of twins a script stands before each of them. Of all such programs one runs
+//! at a time, in no particular order: each begins after the script that started it, so it sees at least what it
+//! would have seen. Before a tree is looked at, [`wait`] has to have ended. What is killed with the sandbox is not
+//! made up for.
 //!
 //! ```text
-//! LOCK   shared: those that run or wait for their turn; exclusive: whoever waits for all of them
+//! LOCK   shared: those that run or wait for their turn; exclusive: whoever waits for all of them.
+//!        What they print is in it
 //! LOG    exclusive: the one that runs
 //! ```
 //!
@@ -21,20 +23,15 @@ pub const LOCK: &str = "/.treestrap/background";
 const FOLDER: &str = "background";
 
 /// The programs: path, and why nobody misses them.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("usr/bin/mandb", "man-db's databases are for man(1) and apropos(1); its scripts ignore how it ends"),
-    (
-        "usr/bin/systemd-hwdb",
-        "udevd reads what it makes, when the device runs; udev's scripts ignore how it ends",
-    ),
-];
+const PROGRAMS: &[(&str, &str)] =
+    &[("usr/bin/mandb", "its databases are left out of images, and only man(1) and apropos(1) read them")];
 
 /// What the script and [`wait`] are made of.
 const SHELL: &str = "usr/bin/dash";
 const FLOCK: &str = "usr/bin/flock";
-const TRUE: &str = "usr/bin/true";
+const CAT: &str = "usr/bin/cat";
 /// Twins without which none of them runs in the background.
-pub(super) const NEEDED: [&str; 3] = [SHELL, FLOCK, TRUE];
+pub(super) const NEEDED: [&str; 3] = [SHELL, FLOCK, CAT];
 
 /// Where the script for a program is in the tree; none where it does not run in the background.
 pub(super) fn place(path: &str) -> Option<String> {
@@ -42,16 +39,16 @@ pub(super) fn place(path: &str) -> Option<String> {
     Some(format!("{FOLDER}/{}", path.rsplit('/').next().unwrap_or(path)))
 }
 
-/// The script for a program. No pipe or lock of whoever started it stays open (debconf(7) and dpkg have such).
+/// The script for a program. What shells and debconf(7) have open up to descriptor 9 does not stay open.
 pub fn script(path: &str) -> String {
     let close: String = (3..=9).map(|number| format!(" {number}>&-")).collect();
     format!(
         "#!{TREE}/{SHELL}\n\
         [ -e {LOCK} ] || exec {TREE}/{path} \"$@\"\n\
-        exec </dev/null >/dev/null 2>&1{close}\n\
+        exec </dev/null >>{LOCK} 2>&1{close}\n\
         exec 9<{LOCK}\n\
         {TREE}/{FLOCK} -s 9\n\
-        {TREE}/{FLOCK} {LOG} {TREE}/{path} \"$@\" &\n"
+        {{ {TREE}/{FLOCK} {LOG} {TREE}/{path} \"$@\" || echo \"/{path}: exit status $?\"; }} &\n"
     )
 }
 
@@ -61,9 +58,10 @@ pub fn runs(path: &str) -> bool {
     path.is_some_and(|path| path == FLOCK || PROGRAMS.iter().any(|(program, _)| *program == path))
 }
 
-/// A command that ends when nothing runs in the background any more.
+/// A command that ends when nothing runs in the background any more, and prints what that has printed.
 pub fn wait() -> [String; 3] {
-    [format!("{TREE}/{FLOCK}"), LOCK.to_owned(), format!("{TREE}/{TRUE}")]
+    let wait = format!("[ ! -e {LOCK} ] || exec {TREE}/{FLOCK} {LOCK} {TREE}/{CAT} {LOCK}");
+    [format!("{TREE}/{SHELL}"), "-c".to_owned(), wait]
 }
 
 #[cfg(test)]
@@ -71,7 +69,6 @@ mod tests {
     use std::{
         fs,
         io::Read,
-        os::unix::fs::PermissionsExt,
         process::{Child, Command, Stdio},
     };
 
@@ -84,33 +81,35 @@ mod tests {
         let here = folder.display().to_string();
         let at = |path: &str| path.replace("/.treestrap", &here);
         fs::create_dir_all(at(TREE) + "/usr/bin").expect("a folder of the test's own");
-        let told = folder.join("told");
         let succeeds = |mut child: Child| assert!(child.wait().expect("it ends").success());
+        let run =
+            |words: &[&str]| succeeds(Command::new(words[0]).args(&words[1..]).spawn().expect("it starts"));
         // Opening one end of a pipe waits for the other.
-        let pipes = ["begun-1", "begun-2", "begun-3", "go-1", "go-2", "go-3"].map(|name| folder.join(name));
-        succeeds(Command::new("mkfifo").args(&pipes).spawn().expect("it starts"));
+        for name in ["begun-1", "begun-2", "begun-3", "go-1", "go-2", "go-3"] {
+            run(&["mkfifo", &format!("{here}/{name}")]);
+        }
+        let begun = |number| run(&["timeout", "60", "cat", &format!("{here}/begun-{number}")]);
+        let go = |number| run(&["timeout", "60", "sh", "-c", &format!("echo go >{here}/go-{number}")]);
         let program = format!(
-            "#!/bin/sh\ncd {here}\necho begin $1 >>told\necho >begun-$1\nread word <go-$1\necho end $1 >>told\n"
+            "#!/bin/sh\ncd {here}\necho begin $1\necho >begun-$1\nread word <go-$1\necho end $1\n[ $1 != 2 ]\n"
         );
-        let begun = |number| fs::read(folder.join(format!("begun-{number}"))).map(drop).expect("it begins");
-        let go = |number| fs::write(folder.join(format!("go-{number}")), "go\n").expect("it goes on");
-        let waited = format!("#!/bin/sh\necho waited >>{here}/told\n");
         for (path, content) in [
             (SHELL, "#!/bin/sh\nexec /bin/sh \"$@\"\n"),
             (FLOCK, "#!/bin/sh\nexec flock \"$@\"\n"),
-            (TRUE, &waited),
+            (CAT, "#!/bin/sh\nexec cat \"$@\"\n"),
             ("usr/bin/mandb", &program),
         ] {
             let path = format!("{}/{path}", at(TREE));
-            fs::write(&path, content).expect("written");
-            fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+            fs::write(path.clone() + ".new", content).expect("written");
+            // By a process of its own: nobody may start what another has open to write.
+            run(&["install", "-m", "755", &(path.clone() + ".new"), &path]);
         }
         for (path, content) in [(LOCK, ""), (LOG, ""), ("/.treestrap/script", &script("usr/bin/mandb"))] {
             fs::write(at(path), at(content)).expect("written");
         }
         let start = |number| {
-            let mut command = Command::new("/bin/sh");
-            command.arg(at("/.treestrap/script")).arg(number).stdout(Stdio::piped());
+            let mut command = Command::new("timeout");
+            command.args(["60", "/bin/sh", &at("/.treestrap/script"), number]).stdout(Stdio::piped());
             command.spawn().expect("it starts")
         };
 
@@ -126,22 +125,31 @@ mod tests {
         succeeds(first);
         begun(1);
         succeeds(start("2"));
-        let [flock, words @ ..] = wait().map(|word| at(&word));
-        let waiting = Command::new(flock).args(words).spawn().expect("it starts");
+        let wait = || {
+            let mut command = Command::new("timeout");
+            command.arg("60").args(wait().map(|word| at(&word))).stdout(Stdio::piped());
+            command.spawn().expect("it starts")
+        };
+        let waiting = wait();
         go(1);
         begun(2);
         go(2);
-        succeeds(waiting);
-        let said = || fs::read_to_string(&told).expect("it is there");
-        assert_eq!(said(), "begin 1\nend 1\nbegin 2\nend 2\nwaited\n");
+        let said = waiting.wait_with_output().expect("it ends").stdout;
+        let status = "/usr/bin/mandb: exit status 1";
+        assert_eq!(
+            String::from_utf8_lossy(&said),
+            format!("begin 1\nend 1\nbegin 2\nend 2\n{status}\n"),
+            "all of it, one after the other"
+        );
 
         // Where nobody waits, the script is the program.
         fs::remove_file(at(LOCK)).expect("removed");
         let third = start("3");
         begun(3);
         go(3);
-        succeeds(third);
-        assert!(said().ends_with("waited\nbegin 3\nend 3\n"));
+        let said = third.wait_with_output().expect("it ends").stdout;
+        assert_eq!(String::from_utf8_lossy(&said), "begin 3\nend 3\n");
+        succeeds(wait());
         fs::remove_dir_all(&folder).expect("it's the test's own");
     }
 

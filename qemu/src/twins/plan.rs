@@ -34,6 +34,7 @@ pub struct Plan {
     pub links: BTreeMap<String, String>,
     /// Programs of the twin tree that run in the background: path in it, and where [`background::script`] has
     /// to be.
+    #[serde(default)]
     pub background: BTreeMap<String, String>,
     /// Folders and files of the twin tree that have to be seen at other places of the image.
     pub mounts: Vec<Mount>,
@@ -402,9 +403,7 @@ impl Plan {
             self.links.insert(format!("usr/lib/{}/{name}", host.triplet), format!("{TREE}/{path}"));
         }
     }
-}
 
-impl Plan {
     /// Lets what may run in the background do so.
     fn put_in_background(&mut self) {
         let has = |path: &str| self.twins.iter().any(|twin| in_tree(twin) == Some(path));

@@ -259,16 +259,16 @@ fn what_nobody_waits_for_runs_in_the_background_where_that_can_be_waited_for() {
                     distribution.push((package, Inventory { entries }));
                 };
                 add("dash", "usr/bin/dash");
-                add("hostname", "usr/bin/true");
+                add("hostname", "usr/bin/cat");
                 if flock {
                     add("util-linux", "usr/bin/flock");
                 }
-                add("udev", "usr/bin/systemd-hwdb");
+                add("file", "usr/bin/mandb");
             }
         });
         let path = match flock {
-            true => "background/systemd-hwdb",
-            false => "usr/bin/systemd-hwdb",
+            true => "background/mandb",
+            false => "usr/bin/mandb",
         };
         let path = format!("{TREE}/{path}").into_bytes();
         assert_eq!(plan.twins.iter().filter(|twin| twin.path == path).count(), 1, "flock: {flock}");

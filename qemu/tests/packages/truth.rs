@@ -12,7 +12,7 @@ use qemu::{
     Emulator, find,
     interpreter::{Twin, interpreter},
     starts::{Starts, Why},
-    twins::{LOG, Machine, Plan, TREE, rewrite},
+    twins::{LOG, Machine, Plan, TREE, background, rewrite},
 };
 
 use super::debs::{Contents, Deb};
@@ -232,6 +232,12 @@ pub(crate) fn make_tree(plan: &Plan, natives: &[Deb], machines: (&Machine, &Mach
         let path = tree.join(path);
         let _ = fs::remove_file(&path);
         symlink(target, &path).expect("linked");
+    }
+    for (path, place) in &plan.background {
+        let place = tree.join(place);
+        fs::create_dir_all(place.parent().expect("a folder")).expect("made");
+        fs::write(&place, background::script(path)).expect("written");
+        fs::set_permissions(&place, PermissionsExt::from_mode(0o755)).expect("set");
     }
     let mut contents = Contents::new(natives);
     for deb in natives.iter().filter(|deb| plan.packages.contains(&deb.name)) {

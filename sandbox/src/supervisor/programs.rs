@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{BufWriter, Write},
+    io::Write,
     mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -32,14 +32,17 @@ use crate::{
     sys::folders::open_process,
 };
 
+/// So many paths are remembered, of the most that a system has some thousand.
+const MOST_KNOWN: usize = 8192;
+
 /// The log.
 pub(super) struct Programs {
-    file: BufWriter<File>,
+    file: File,
     /// By the number of their process.
     running: HashMap<i32, Running>,
     /// Ready when one of those processes has ended; its events have their numbers.
     ends: Epoll,
-    /// Absolute paths that were found to be there. A program waits while its start is noted.
+    /// Absolute paths that were found to be there: a program waits while its start is noted.
     known: HashSet<Vec<u8>>,
 }
 
@@ -56,11 +59,11 @@ impl Programs {
         let file = File::options().append(true).open(&wanted.log).doing_to("opening", &wanted.log)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing("making an epoll descriptor")?;
         let (running, known) = (HashMap::new(), HashSet::new());
-        Ok(Programs { file: BufWriter::new(file), running, ends, known })
+        Ok(Programs { file, running, ends, known })
     }
 
-    /// Notes a start that is yet to be carried out. What cannot be found out is not noted, nor is a file that is
-    /// not there: shells try one folder after the other.
+    /// Notes a start that is yet to be carried out. What cannot be found out is not noted, nor is a file that has
+    /// never been there: shells try one folder after the other.
     pub(super) fn note(&mut self, target: Target, caller: &Caller<'_>) {
         if target == Target::Path && caller.argument(3) as u32 == UNNOTED {
             return; // tier single is asked all the same
@@ -68,7 +71,7 @@ impl Programs {
         let Some(path) = self.path(target, caller) else { return };
         let (pid, since) = (caller.thread().as_raw(), now());
         if let Some(running) = self.running.get_mut(&pid) {
-            // The same process: had it ended, `collect` would have seen that before this call.
+            // The same process: the end of an earlier one with this number was collected long ago.
             let ended = mem::replace(&mut running.path, path);
             let begun = mem::replace(&mut running.since, since);
             self.write(pid, ended, begun, since);
@@ -89,10 +92,15 @@ impl Programs {
     /// Notes which processes have ended.
     pub(super) fn collect(&mut self) {
         let mut events = [EpollEvent::empty(); 16];
-        let count = self.ends.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        for event in &events[..count] {
-            if let Ok(pid) = i32::try_from(event.data()) {
-                self.end(pid);
+        loop {
+            let count = self.ends.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+            for event in &events[..count] {
+                if let Ok(pid) = i32::try_from(event.data()) {
+                    self.end(pid);
+                }
+            }
+            if count < events.len() {
+                return;
             }
         }
     }
@@ -123,14 +131,17 @@ impl Programs {
             _ => (libc::AT_FDCWD, 0),
         };
         let path = caller.path(index).ok()?;
-        if path.first() != Some(&b'/') {
-            return caller.open(folder, &path, NAME, Mode::empty()).is_ok().then_some(path);
+        if self.known.contains(&path) {
+            return Some(path);
         }
-        // In a chroot it may be another file: of no consequence here.
-        if !self.known.contains(&path) {
-            access(path.as_slice(), AccessFlags::F_OK).ok()?;
-            self.known.insert(path.clone());
+        // Absolute paths nearly always are the same for all.
+        if path.first() == Some(&b'/') && access(path.as_slice(), AccessFlags::F_OK).is_ok() {
+            if self.known.len() < MOST_KNOWN {
+                self.known.insert(path.clone());
+            }
+            return Some(path);
         }
+        caller.open(folder, &path, NAME, Mode::empty()).ok()?;
         Some(path)
     }
 }
@@ -139,7 +150,6 @@ impl Drop for Programs {
     fn drop(&mut self) {
         let left: Vec<i32> = self.running.keys().copied().collect();
         left.into_iter().for_each(|pid| self.end(pid));
-        let _ = self.file.flush();
     }
 }
 
