@@ -94,6 +94,8 @@ fn programs_are_noted() {
         let (call, unnoted) = (libc::SYS_execve, sandbox::UNNOTED);
         let words = r#"($f, $a, $e) = ("/usr/bin/sleep", pack("ppJ", "sleep", "0.2", 0), pack("J", 0))"#;
         output(&mut session, &format!("perl -e '{words}; syscall {call}, $f, $a, $e, {unnoted}'"));
+        let text = std::fs::read_to_string(&log).expect("the log");
+        assert!(text.contains("/cat\""), "it is read while the sandbox is up: {text}");
         session.close().expect("it closes");
         let text = std::fs::read_to_string(&log).expect("the log");
         let mut found: Vec<Program> =
