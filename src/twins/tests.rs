@@ -169,6 +169,8 @@ fn twins_are_made_once_and_found_again() {
     let of: Vec<_> = parts.iter().filter_map(|(name, _)| part_of(name)).collect();
     assert_eq!((of.len(), trees.len()), (native.len(), 2));
     assert!(native.iter().all(|member| of.contains(&member.digest)));
+    let of_other_rules = format!("{REFERENCES}amd64/armhf/parts-0.0.0/{}", native[0].digest);
+    assert_eq!(part_of(&of_other_rules), None);
     let names: Vec<String> = trees.into_iter().map(|(name, _)| name).collect();
     place.store.remove_references(&names).expect("removed");
     assert_eq!(prepare(&image, &policy).commit, twins.commit);
