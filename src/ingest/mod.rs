@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// A batch is made durable once it has this many debs or [`BATCH_BYTES`] of files: making one
-/// durable costs a syncfs and some hundred directory syncs, as much as ingesting several small debs.
+/// durable waits for the disk twice (syncfs(2)), as long as ingesting several small debs takes.
 /// A killed run loses at most a batch for every thread.
 const BATCH_DEBS: usize = 128;
 /// As [`BATCH_DEBS`], in bytes.

@@ -27,6 +27,7 @@ mod in_use;
 mod object;
 mod prune;
 pub mod records;
+mod references;
 mod transaction;
 mod tree;
 mod walk;
@@ -153,7 +154,7 @@ impl Store {
     /// # Errors
     /// If the repository cannot be written to.
     pub fn set_reference(&self, reference: &str, commit: Sha256) -> Result<()> {
-        let transaction = self.transaction()?;
+        let mut transaction = self.transaction()?;
         transaction.set_reference(reference, commit);
         transaction.commit()
     }
@@ -163,7 +164,7 @@ impl Store {
     /// # Errors
     /// If the repository cannot be written to.
     pub fn remove_references(&self, references: &[String]) -> Result<()> {
-        let transaction = self.transaction()?;
+        let mut transaction = self.transaction()?;
         for reference in references {
             if self.resolve(reference)?.is_some() {
                 transaction.remove_reference(reference);

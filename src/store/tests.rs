@@ -151,6 +151,40 @@ fn a_transaction_is_all_or_nothing() {
 }
 
 #[test]
+fn refs_are_as_libostree_makes_them() {
+    let (_folder, store) = repository();
+    let commit = commit(&store, &[("a", plain(0o100_644), "a")]);
+    ostree(&store, &["refs", &commit.to_string(), "--create=theirs/of/three"]);
+    let mut transaction = store.transaction().expect("a transaction");
+    transaction.set_reference("ours/of/three", commit);
+    transaction.commit().expect("committing");
+    let file = |reference: &str| {
+        let path = store.path().join("refs/heads").join(reference);
+        let mode = path.metadata().expect("a ref").mode();
+        (mode, fs::read(path).expect("a ref"))
+    };
+    assert_eq!(file("ours/of/three"), file("theirs/of/three"));
+    let refs = || {
+        let mut refs: Vec<String> = ostree(&store, &["refs"]).lines().map(str::to_owned).collect();
+        refs.sort();
+        refs
+    };
+    assert_eq!(refs(), ["ours/of/three", "test", "theirs/of/three"]);
+
+    // One that cannot get its name.
+    let mut transaction = store.transaction().expect("a transaction");
+    transaction.remove_reference("theirs/of/three");
+    transaction.set_reference("ours/of", commit);
+    let error = transaction.commit().expect_err("a folder is in the way").to_string();
+    assert!(error.contains("moving the ref ours/of"), "{error}");
+    store.remove_references(&["theirs/of/three".into(), "nothing".into()]).expect("removed");
+    assert_eq!(refs(), ["ours/of/three", "test"]);
+    let left = fs::read_dir(store.path().join("tmp")).expect("a folder");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("ref-")), "{left:?}");
+}
+
+#[test]
 fn content_of_the_wrong_size_is_refused() {
     let (_folder, store) = repository();
     let mut transaction = store.transaction().expect("a transaction");

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -13,17 +14,19 @@ use ostree::{
 };
 
 use super::{
-    COMMIT_TYPE, Folder, Node, checksum_variant, foreign,
+    COMMIT_TYPE, Folder, Node, Store, checksum_variant, foreign,
     object::{
         HEADER_PREFIX, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, file_header, link_text, metadata_variant,
         xattrs_variant,
     },
-    parse_checksum, variant_type,
+    parse_checksum,
+    references::{self, Ready, References},
+    variant_type,
 };
 use crate::{
     artefacts::Metadata,
     digest::Sha256,
-    error::{Error, Result},
+    error::{Context, Error, Result},
 };
 
 /// Files up to this size are written from memory, in one call; larger ones stream. Every thread that writes
@@ -35,6 +38,8 @@ pub struct Transaction {
     repo: ostree::Repo,
     path: PathBuf,
     open: bool,
+    /// What it moves.
+    references: References,
     /// Written dirmeta objects, by their bytes: a tree has thousands of folders and few kinds.
     dirmetas: HashMap<Vec<u8>, Sha256>,
 }
@@ -45,37 +50,50 @@ impl Transaction {
         prepared.map_err(|error| {
             foreign(error, &path).context(format!("writing to the repository {}", path.display()))
         })?;
-        Ok(Transaction { repo, path, open: true, dirmetas: HashMap::new() })
+        Ok(Transaction { repo, path, open: true, references: References::new(), dirmetas: HashMap::new() })
     }
 
-    /// Makes everything that was written durable (one syncfs), then visible, then moves the refs.
+    /// Makes everything that was written durable, then visible, then moves the refs.
+    ///
+    /// Contents are durable before objects have names, those before refs name them: two syncfs(2). libostree
+    /// has one, an fsync for each of its 256 folders and one for each ref, which takes a multiple of that.
     ///
     /// # Errors
-    /// `Kind::Machine` for a full disk and its like; then no ref has moved.
+    /// `Kind::Machine` for a full disk and its like; whatever ref has moved names what is durable.
     pub fn commit(mut self) -> Result<()> {
+        self.sync()?;
+        // libostree's lock, by another transaction: nobody removes an object that has no ref yet.
+        let lock = Store::open_any(&self.path)?.transaction()?;
+        self.repo.set_disable_fsync(true);
+        let ended = self.repo.commit_transaction(gio::Cancellable::NONE);
+        self.repo.set_disable_fsync(false);
+        ended.map_err(|error| self.foreign(error))?;
         self.open = false;
-        match self.repo.commit_transaction(gio::Cancellable::NONE) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.open = true; // so that Drop aborts it
-                Err(self.foreign(error))
-            }
+        if !self.references.is_empty() {
+            let references = Ready::write(&self.path, std::mem::take(&mut self.references))?;
+            self.sync()?;
+            references.give_names()?;
         }
+        drop(lock);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        let synced = File::open(&self.path).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+        synced.with_context(|| format!("making durable what is in {}", self.path.display()))
     }
 
     /// Lets a ref name a commit, once the transaction is committed. The file of a ref that names it
     /// already is not written again (libostree would): others may go by its time.
-    pub fn set_reference(&self, reference: &str, commit: Sha256) {
-        let file = self.path.join("refs/heads").join(reference);
-        if std::fs::read_to_string(file).is_ok_and(|text| text.trim_end() == commit.to_string()) {
-            return;
+    pub fn set_reference(&mut self, reference: &str, commit: Sha256) {
+        if !references::names(&self.path, reference, commit) {
+            self.references.insert(reference.to_owned(), Some(commit));
         }
-        self.repo.transaction_set_ref(None, reference, Some(&commit.to_string()));
     }
 
     /// Lets a ref, whether it is there or not, be gone once the transaction is committed.
-    pub fn remove_reference(&self, reference: &str) {
-        self.repo.transaction_set_ref(None, reference, None);
+    pub fn remove_reference(&mut self, reference: &str) {
+        self.references.insert(reference.to_owned(), None);
     }
 
     /// Writes a regular file of exactly `size` bytes.
