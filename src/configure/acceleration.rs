@@ -11,7 +11,7 @@ use qemu::{
     crash::{Crash, crashes},
     interpreter::{UNNOTED, interpreter},
     starts::{Starts, Why},
-    twins::{LOG, Plan, TREE, background},
+    twins::{LOG, Plan, TREE, background, keys},
 };
 use sandbox::{Mount, Source};
 
@@ -61,6 +61,7 @@ impl Acceleration {
             (acceleration.interpreter(), &bytes[..], 0o755),
             (acceleration.log(), &[], 0o666),
             (acceleration.lock(), &[], 0o666),
+            (acceleration.keys(), &[], 0o444),
         ] {
             fs::write(&path, content)
                 .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
@@ -81,10 +82,19 @@ impl Acceleration {
         self.folder.path().join("background")
     }
 
+    fn keys(&self) -> PathBuf {
+        self.folder.path().join("keys")
+    }
+
+    /// Whether the tree has programs that may run in the background.
+    fn has_background(&self) -> bool {
+        self.plan.scripts.iter().any(|path| background::has(path))
+    }
+
     /// Lets programs run in the background, where they may. Before the tree is looked at, what
     /// [`Acceleration::wait_for_background`] gives has to have ended.
     pub(super) fn allow_background(&self, plan: &mut sandbox::Plan) {
-        if !self.plan.background.is_empty() {
+        if self.has_background() {
             let target = background::LOCK.trim_start_matches('/').as_bytes().to_vec();
             plan.mounts.push(Mount { target, source: Source::Writable(self.lock()) });
         }
@@ -93,7 +103,13 @@ impl Acceleration {
     /// A command that ends when nothing runs in the background any more, and prints what that has printed; none:
     /// nothing ever does.
     pub(super) fn wait_for_background(&self) -> Option<[String; 3]> {
-        (!self.plan.background.is_empty()).then(background::wait)
+        self.has_background().then(background::wait)
+    }
+
+    /// Lets [`keys::KEY`] be small, which the commit must not have.
+    pub(super) fn allow_small_keys(&self, plan: &mut sandbox::Plan) {
+        let target = keys::THROWN_AWAY.trim_start_matches('/').as_bytes().to_vec();
+        plan.mounts.push(Mount { target, source: Source::ReadOnly(self.keys()) });
     }
 
     /// Adds the twins to a plan whose emulator is `emulator`.

@@ -47,8 +47,8 @@ pub fn configure_in_place(
     stop: &AtomicBool,
 ) -> Result<InPlace> {
     // What is stopped may be moved, and is not done again.
-    let background = !folder.even_if_failed;
-    let Ran { session, result, slowest } = run_stage_two(inputs, background, reporter, stop)?;
+    let whole = !folder.even_if_failed;
+    let Ran { session, result, slowest } = run_stage_two(inputs, whole, reporter, stop)?;
     let packages = match result {
         Ok(packages) => packages,
         Err(error) if folder.even_if_failed => {

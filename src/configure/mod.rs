@@ -125,11 +125,11 @@ struct Ran {
     slowest: Vec<SlowPackage>,
 }
 
-/// Runs the scripts in a sandbox. `background`: whether some programs may run in the background, which are lost
-/// if it is stopped.
+/// Runs the scripts in a sandbox. `whole`: nobody gets to see what a stopped run leaves, so that some programs may
+/// run in the background, and what the commit is not to have need not be good.
 fn run_stage_two(
     inputs: &Inputs<'_>,
-    background: bool,
+    whole: bool,
     reporter: &dyn Reporter,
     stop: &AtomicBool,
 ) -> Result<Ran> {
@@ -141,8 +141,11 @@ fn run_stage_two(
     plan.uname = environment::uname(&inputs.composed.architecture);
     if let Some(acceleration) = inputs.acceleration {
         acceleration.add_to(&mut plan);
-        if background {
+        if whole {
             acceleration.allow_background(&mut plan);
+        }
+        if whole && inputs.identity != IdentityPolicy::Keep {
+            acceleration.allow_small_keys(&mut plan);
         }
     }
     if let Begin::Layer { debs, .. } = inputs.begin {

@@ -205,3 +205,20 @@ fn remove_failed(session: &Session<'_>, kept: &Kept) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_package_gives_to_twins_stays_with_its_deb() {
+        let [kept, gone] = [&b"kept"[..], b"gone"].map(Sha256::of);
+        let references = BTreeSet::from([pool_reference(kept)]);
+        let kept_refs = Kept { references, images: None };
+        for (deb, stays) in [(kept, true), (gone, false)] {
+            assert_eq!(kept_refs.keeps(&twins::part("amd64", "armhf", deb)), stays);
+        }
+        let other_rules = format!("{}amd64/armhf/parts-0.0.0/{kept}", twins::REFERENCES);
+        assert!(!kept_refs.keeps(&other_rules), "nobody looks for it any more");
+    }
+}

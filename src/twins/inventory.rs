@@ -94,7 +94,7 @@ impl<'a> Inventories<'a> {
         for (path, target) in &record.symlinks {
             inventory.add_link(&merge_usr(path), target);
         }
-        for (path, checksum) in files(self.store, commit)? {
+        for (path, checksum) in files(self.store, commit, &[""])? {
             if !inventory.entries.contains_key(&path) {
                 let object = self.store.object_path(checksum);
                 let executable = self.store.object_metadata(checksum)?.mode & 0o111 != 0;
@@ -107,11 +107,12 @@ impl<'a> Inventories<'a> {
     }
 }
 
-/// The files and links of a package's commit, by merged path.
-pub(super) fn files(store: &Store, commit: Sha256) -> Result<BTreeMap<String, Sha256>> {
+/// The files and links of a package's commit whose merged paths begin with one of `beginnings`, by that path.
+/// Folders without any are not read.
+pub(super) fn files(store: &Store, commit: Sha256, beginnings: &[&str]) -> Result<BTreeMap<String, Sha256>> {
     let mut files = BTreeMap::new();
     if let Some(data) = store.root(commit)?.folder(store, "data")? {
-        list(store, data, &mut String::new(), &mut files)?;
+        list(store, data, "", beginnings, &mut files)?;
     }
     Ok(files)
 }
@@ -119,22 +120,23 @@ pub(super) fn files(store: &Store, commit: Sha256) -> Result<BTreeMap<String, Sh
 fn list(
     store: &Store,
     folder: &mut Folder,
-    path: &mut String,
+    parent: &str,
+    beginnings: &[&str],
     files: &mut BTreeMap<String, Sha256>,
 ) -> Result<()> {
+    let begins = |path: &str| beginnings.iter().any(|beginning| path.starts_with(beginning));
     for (name, node) in folder.entries(store)? {
-        let length = path.len();
-        if length > 0 {
-            path.push('/');
-        }
-        path.push_str(name);
+        let path = merge_usr(&format!("{parent}{name}"));
         match node {
-            Node::Folder(child) => list(store, child, path, files)?,
-            Node::Object { checksum, .. } => {
-                files.insert(merge_usr(path), *checksum);
+            Node::Folder(child) => {
+                let path = path + "/";
+                if begins(&path) || beginnings.iter().any(|beginning| beginning.starts_with(&path)) {
+                    list(store, child, &path, beginnings, files)?;
+                }
             }
+            Node::Object { checksum, .. } if begins(&path) => drop(files.insert(path, *checksum)),
+            Node::Object { .. } => {}
         }
-        path.truncate(length);
     }
     Ok(())
 }

@@ -26,7 +26,10 @@ use std::{
 
 use qemu::twins::{self, Inventory, Machine, Package, Plan, Policy};
 
-pub use self::{inventory::Inventories, parts::part_of};
+pub use self::{
+    inventory::Inventories,
+    parts::{part, part_of},
+};
 use crate::{
     Error, Result,
     artefacts::{IngestedPackage, LockedPackage},

@@ -1,5 +1,5 @@
 //! The tree of twins: the programs and libraries of packages for this machine, merged, with some of
-//! the files rewritten, some links added, and scripts before what runs in the background. A few hundred files
+//! the files rewritten, some links added, and scripts before some programs. A few hundred files
 //! are written; all others are the packages' own objects.
 //!
 //! What a package gives to a tree follows from the package and the two architectures. So it is made once, and kept as a
@@ -14,7 +14,7 @@ use std::{
     fs, mem,
 };
 
-use qemu::twins::{self, Plan, background, libraries::merge_usr, rewrite};
+use qemu::twins::{self, Plan, libraries::merge_usr, rewrite, scripts};
 
 use super::{
     Contents, FORMAT, FORMAT_KEY, Machines, Member, REFERENCES, RULES, inventory::files, on_threads,
@@ -39,6 +39,11 @@ const PROGRAM: Metadata = Metadata { uid: 0, gid: 0, mode: 0o100_755, xattrs: Ve
 /// The last part but one of a part's ref.
 fn folder_of_references() -> String {
     format!("parts-{RULES}.{}.{FORMAT}", twins::RULES)
+}
+
+/// The ref of a deb's part in trees for these architectures.
+pub fn part(host: &str, image: &str, deb: Sha256) -> String {
+    format!("{REFERENCES}{host}/{image}/{}/{deb}", folder_of_references())
 }
 
 /// Of which deb a part is, by its ref; none where it is no part, or one that other rules made.
@@ -75,9 +80,7 @@ impl<'a> Parts<'a> {
         members: &'a [Member],
         machines: &Machines,
     ) -> Result<Self> {
-        let reference = |member: &Member| {
-            format!("{}/{}/{}", machines.references(), folder_of_references(), member.digest)
-        };
+        let reference = |member: &Member| part(machines.host.debian, machines.image.debian, member.digest);
         let mut parts = BTreeMap::new();
         let mut missing = Vec::new();
         for member in members {
@@ -122,9 +125,11 @@ impl<'a> Parts<'a> {
             let link = transaction.write_symlink(&Metadata::default(), target.as_bytes())?;
             add(self.store, &mut root, path, link)?;
         }
-        for (path, place) in &plan.background {
-            let script = transaction.write_object(&PROGRAM, background::script(path).as_bytes())?;
-            add(self.store, &mut root, place, script)?;
+        for path in &plan.scripts {
+            let script =
+                scripts::script(path).ok_or_else(|| Error::bug("a plan of a script that is none"))?;
+            let script = transaction.write_object(&PROGRAM, script.as_bytes())?;
+            add(self.store, &mut root, &scripts::place(path), script)?;
         }
         for name in &plan.packages {
             if let Some(part) = self.parts.remove(name.as_str()) {
@@ -152,10 +157,7 @@ fn draft<'a>(store: &Store, member: &'a Member, machines: &Machines) -> Result<D
     let record = store.package_record(commit)?.ok_or_else(|| Error::bug("it has no record"))?;
     let links: BTreeSet<String> = record.symlinks.iter().map(|(path, _)| merge_usr(path)).collect();
     let mut draft = Draft { member, files: Vec::new(), refused: BTreeMap::new() };
-    for (path, own) in files(store, commit)? {
-        if !FOLDERS.iter().any(|folder| path.starts_with(folder)) {
-            continue;
-        }
+    for (path, own) in files(store, commit, FOLDERS)? {
         let mut taken = Err(own);
         if !links.contains(&path) {
             let object = store.object_path(own);

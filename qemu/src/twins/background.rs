@@ -14,37 +14,31 @@
 //!
 //! Where nobody waits there is no lock, and they run as they are started.
 
-use super::{LOG, TREE};
+use super::{LOG, TREE, scripts::SHELL};
 
 /// The locked file inside the sandbox, which everybody may open.
 pub const LOCK: &str = "/.treestrap/background";
-
-/// The folder of the scripts in the twin tree.
-const FOLDER: &str = "background";
 
 /// The programs: path, and why nobody misses them.
 const PROGRAMS: &[(&str, &str)] =
     &[("usr/bin/mandb", "its databases are left out of images, and only man(1) and apropos(1) read them")];
 
 /// What the script and [`wait`] are made of.
-const SHELL: &str = "usr/bin/dash";
 const FLOCK: &str = "usr/bin/flock";
 const CAT: &str = "usr/bin/cat";
 /// Twins without which none of them runs in the background.
-pub(super) const NEEDED: [&str; 3] = [SHELL, FLOCK, CAT];
+pub(super) const NEEDED: [&str; 2] = [FLOCK, CAT];
 
-/// Where the script for a program is in the tree; none where it does not run in the background.
-pub(super) fn place(path: &str) -> Option<String> {
-    let (path, _) = PROGRAMS.iter().find(|(program, _)| *program == path)?;
-    Some(format!("{FOLDER}/{}", path.rsplit('/').next().unwrap_or(path)))
+/// Whether a program of the tree is one of them.
+pub fn has(path: &str) -> bool {
+    PROGRAMS.iter().any(|(program, _)| *program == path)
 }
 
-/// The script for a program. What shells and debconf(7) have open up to descriptor 9 does not stay open.
-pub fn script(path: &str) -> String {
+/// The script for a program, without its first line. What shells and debconf(7) have open up to descriptor 9 does not stay open.
+pub(super) fn script(path: &str) -> String {
     let close: String = (3..=9).map(|number| format!(" {number}>&-")).collect();
     format!(
-        "#!{TREE}/{SHELL}\n\
-        [ -e {LOCK} ] || exec {TREE}/{path} \"$@\"\n\
+        "[ -e {LOCK} ] || exec {TREE}/{path} \"$@\"\n\
         exec </dev/null >>{LOCK} 2>&1{close}\n\
         exec 9<{LOCK}\n\
         {TREE}/{FLOCK} -s 9\n\
@@ -55,7 +49,7 @@ pub fn script(path: &str) -> String {
 /// Whether a program that is started by this path runs in the background, or waits there for its turn.
 pub fn runs(path: &str) -> bool {
     let path = path.strip_prefix(TREE).and_then(|path| path.strip_prefix('/'));
-    path.is_some_and(|path| path == FLOCK || PROGRAMS.iter().any(|(program, _)| *program == path))
+    path.is_some_and(|path| path == FLOCK || has(path))
 }
 
 /// A command that ends when nothing runs in the background any more, and prints what that has printed.
@@ -73,6 +67,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::twins::scripts;
 
     /// The script with this machine's shell and flock(1), and a program that ends when the test wants it to.
     #[test]
@@ -104,7 +99,9 @@ mod tests {
             // By a process of its own: nobody may start what another has open to write.
             run(&["install", "-m", "755", &(path.clone() + ".new"), &path]);
         }
-        for (path, content) in [(LOCK, ""), (LOG, ""), ("/.treestrap/script", &script("usr/bin/mandb"))] {
+        for (path, content) in
+            [(LOCK, ""), (LOG, ""), ("/.treestrap/script", &scripts::script("usr/bin/mandb").expect("one"))]
+        {
             fs::write(at(path), at(content)).expect("written");
         }
         let start = |number| {

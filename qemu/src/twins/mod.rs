@@ -18,7 +18,9 @@
 //! - [`dpkg`]: making dpkg's programs know the image's architecture.
 //! - [`perl`]: having perl say the image's architecture.
 //! - [`loader`]: where twins find their loader.
-//! - [`background`]: programs for whose end no script waits.
+//! - [`scripts`]: what stands before programs that need not do all that they are asked for,
+//!   - [`background`]: those for whose end nobody waits,
+//!   - [`keys`]: host keys that are thrown away.
 //! - [`caches`]: what the loader need not ask the processor.
 //! - [`folder`]: where they find their libraries and modules.
 //! - [`machine`]: what names an architecture has where a twin could see or tell the wrong one.
@@ -28,12 +30,14 @@ pub mod caches;
 pub mod dpkg;
 pub mod folder;
 pub mod inventory;
+pub mod keys;
 pub mod libraries;
 pub mod loader;
 pub mod machine;
 pub mod perl;
 pub mod plan;
 pub mod policy;
+pub mod scripts;
 pub mod wanted;
 
 pub use inventory::{Entry, Inventory, Object, Package};
@@ -47,7 +51,7 @@ pub use wanted::wanted;
 pub const TREE: &str = "/.treestrap/twins";
 /// Which rules [`plan()`] and [`rewrite`] follow: for whoever keeps what they have made of the same
 /// packages and policy. Raised with every change of a table or a rule.
-pub const RULES: u32 = 5;
+pub const RULES: u32 = 6;
 /// Where starts are noted inside the sandbox.
 pub const LOG: &str = "/.treestrap/starts";
 

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use treestrap_dispatcher::table::Fingerprint;
 
 use super::{
-    TREE, background, folder,
+    TREE, folder,
     inventory::{Entry, Object, Package},
     libraries::{Closure, Missing, Resolver, Tree, join, merge_usr},
     loader,
     machine::Machine,
     policy::{self, MODULES, Modules, Policy, matches},
+    scripts,
     wanted::with_modules,
 };
 use crate::interpreter::Twin;
@@ -32,10 +33,9 @@ pub struct Plan {
     pub packages: BTreeSet<String>,
     /// Links that are to be made in the twin tree: path in it, target.
     pub links: BTreeMap<String, String>,
-    /// Programs of the twin tree that run in the background: path in it, and where [`background::script`] has
-    /// to be.
+    /// Programs of the twin tree that a script stands before: [`scripts::script`], at [`scripts::place`].
     #[serde(default)]
-    pub background: BTreeMap<String, String>,
+    pub scripts: BTreeSet<String>,
     /// Folders and files of the twin tree that have to be seen at other places of the image.
     pub mounts: Vec<Mount>,
 }
@@ -170,7 +170,7 @@ pub fn plan(
     let mut result = Plan::default();
     result.add_all(decided, host);
     result.emulated.extend(loaders(image, machine));
-    result.put_in_background();
+    result.put_scripts();
     if let Some(found) = tree.object(&merge_usr(host.loader)) {
         result.links.insert(loader::LINK.to_owned(), found.path.to_owned());
     }
@@ -404,17 +404,17 @@ impl Plan {
         }
     }
 
-    /// Lets what may run in the background do so.
-    fn put_in_background(&mut self) {
-        let has = |path: &str| self.twins.iter().any(|twin| in_tree(twin) == Some(path));
-        if !background::NEEDED.into_iter().all(has) {
+    /// Puts scripts before what need not do all that it is asked for.
+    fn put_scripts(&mut self) {
+        let paths: BTreeSet<String> = self.twins.iter().filter_map(in_tree).map(str::to_owned).collect();
+        if !paths.contains(scripts::SHELL) {
             return;
         }
         for twin in &mut self.twins {
             let Some(path) = in_tree(twin).map(str::to_owned) else { continue };
-            if let Some(place) = background::place(&path) {
-                twin.path = format!("{TREE}/{place}").into();
-                self.background.insert(path, place);
+            if scripts::needs(&path).is_some_and(|needed| needed.iter().all(|path| paths.contains(*path))) {
+                twin.path = format!("{TREE}/{}", scripts::place(&path)).into();
+                self.scripts.insert(path);
             }
         }
     }

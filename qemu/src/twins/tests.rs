@@ -247,11 +247,11 @@ fn a_library_that_is_an_alternative_has_a_link() {
 }
 
 #[test]
-fn what_nobody_waits_for_runs_in_the_background_where_that_can_be_waited_for() {
+fn scripts_stand_before_programs_where_what_they_need_has_twins() {
     let program = |machine: &Machine, name: &str| {
         Entry::Object(Box::new(Object { needed: vec!["libc.so.6".into()], ..object(machine, name) }))
     };
-    for (flock, expected) in [(true, 1), (false, 0)] {
+    for (flock, expected) in [(true, &["usr/bin/mandb", keys::PROGRAM][..]), (false, &[keys::PROGRAM][..])] {
         let (_, _, plan) = outcome("armhf", |foreign, native| {
             for (distribution, machine) in [(foreign, machine("armhf")), (native, machine("amd64"))] {
                 let mut add = |package: &'static str, path: &str| {
@@ -264,15 +264,16 @@ fn what_nobody_waits_for_runs_in_the_background_where_that_can_be_waited_for() {
                     add("util-linux", "usr/bin/flock");
                 }
                 add("file", "usr/bin/mandb");
+                add("openssh-client", "usr/bin/ssh-keygen");
             }
         });
         let path = match flock {
-            true => "background/mandb",
+            true => "scripts/mandb",
             false => "usr/bin/mandb",
         };
         let path = format!("{TREE}/{path}").into_bytes();
         assert_eq!(plan.twins.iter().filter(|twin| twin.path == path).count(), 1, "flock: {flock}");
-        assert_eq!(plan.background.len(), expected);
+        assert!(plan.scripts.iter().eq(expected), "{:?}", plan.scripts);
     }
 }
 

@@ -169,6 +169,7 @@ fn twins_answer_as_the_device_does() {
         let _ = writeln!(report, "{set}, qemu {}: {}", emulator.version, truth::summary(&before));
         let _ = writeln!(report, "{set}, with twins: {}", truth::summary(&after));
         let suite = set.split('/').next().expect("a suite");
+        wrong.extend(truth::failed(&after).map(|path| format!("{set}: the twin of {path} did not start")));
         wrong.extend(
             truth::compare(&emulated, &accelerated, &machines.0, suite)
                 .into_iter()

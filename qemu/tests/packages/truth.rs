@@ -12,7 +12,7 @@ use qemu::{
     Emulator, find,
     interpreter::{Twin, interpreter},
     starts::{Starts, Why},
-    twins::{LOG, Machine, Plan, TREE, background, rewrite},
+    twins::{LOG, Machine, Plan, TREE, rewrite, scripts},
 };
 
 use super::debs::{Contents, Deb};
@@ -233,10 +233,10 @@ pub(crate) fn make_tree(plan: &Plan, natives: &[Deb], machines: (&Machine, &Mach
         let _ = fs::remove_file(&path);
         symlink(target, &path).expect("linked");
     }
-    for (path, place) in &plan.background {
-        let place = tree.join(place);
+    for path in &plan.scripts {
+        let place = tree.join(scripts::place(path));
         fs::create_dir_all(place.parent().expect("a folder")).expect("made");
-        fs::write(&place, background::script(path)).expect("written");
+        fs::write(&place, scripts::script(path).expect("a script")).expect("written");
         fs::set_permissions(&place, PermissionsExt::from_mode(0o755)).expect("set");
     }
     let mut contents = Contents::new(natives);
@@ -335,16 +335,22 @@ pub(crate) fn compare(
     wrong
 }
 
+/// The programs that ran in qemu because their twin did not start.
+pub(crate) fn failed(starts: &Starts) -> impl Iterator<Item = &str> {
+    let failed = starts.emulated.keys().filter(|start| matches!(start.why, Why::Failed(_)));
+    failed.map(|start| start.path.as_str())
+}
+
 /// A line for the report.
 pub(crate) fn summary(starts: &Starts) -> String {
     let mut emulated: BTreeMap<&str, u64> = BTreeMap::new();
     for (start, count) in &starts.emulated {
         *emulated.entry(start.path.as_str()).or_default() += count;
     }
-    let failed = starts.emulated.keys().filter(|start| matches!(start.why, Why::Failed(_))).count();
     format!(
-        "{} twins ran, {failed} failed, {} in qemu for {:.1} s: {emulated:?}",
+        "{} twins ran, {} failed, {} in qemu for {:.1} s: {emulated:?}",
         starts.twins,
+        failed(starts).count(),
         starts.emulated(),
         starts.spent().as_secs_f64()
     )
