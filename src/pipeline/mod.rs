@@ -41,6 +41,7 @@ mod stage_two;
 mod tools;
 mod twin_trees;
 mod verify;
+mod write_back;
 
 use std::{
     fs::File,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read, path::Path};
 
-use super::{Session, joint::Tools, locks};
+use super::{Session, joint::Tools, locks, write_back::while_writing_back};
 use crate::{
     Context, Error, Result,
     acquire::Acquire,
@@ -97,10 +97,10 @@ pub(super) fn run<'a>(
         reporter: session.reporter,
         make_sink,
     };
-    match extras {
+    while_writing_back(&session.repo, || match extras {
         Some(extras) => fetch.run_with(packages, extras),
         None => fetch.run(packages),
-    }
+    })
 }
 
 /// What events call these images.

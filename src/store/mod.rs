@@ -270,7 +270,12 @@ impl Store {
     }
 }
 
-/// The JSON value under a key of a commit's metadata.
+/// Writes to the disk what is in memory of a repository, and of what else is in its file system. What fails, a
+/// transaction is told of when it is committed.
+pub fn write_back(repository: &Path) {
+    let _ = std::fs::File::open(repository).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+}
+
 /// A value of a commit's metadata, or of what stands beside it.
 fn value_of<T: DeserializeOwned>(values: &Variant, checksum: Sha256, key: &str) -> Result<Option<T>> {
     for entry in values.iter() {

@@ -37,6 +37,9 @@ const INLINE_LIMIT: u64 = 4 << 20;
 pub struct Transaction {
     repo: ostree::Repo,
     path: PathBuf,
+    /// The repository's folder, open since before anything was written: so syncfs(2) tells of every failed write since
+    /// then, also of one that another process has been told of.
+    folder: File,
     open: bool,
     /// What it moves.
     references: References,
@@ -46,11 +49,18 @@ pub struct Transaction {
 
 impl Transaction {
     pub(super) fn begin(repo: ostree::Repo, path: PathBuf) -> Result<Self> {
+        let writing = || format!("writing to the repository {}", path.display());
+        let folder = File::open(&path).with_context(writing)?;
         let prepared = repo.prepare_transaction(gio::Cancellable::NONE);
-        prepared.map_err(|error| {
-            foreign(error, &path).context(format!("writing to the repository {}", path.display()))
-        })?;
-        Ok(Transaction { repo, path, open: true, references: References::new(), dirmetas: HashMap::new() })
+        prepared.map_err(|error| foreign(error, &path)).with_context(writing)?;
+        Ok(Transaction {
+            repo,
+            path,
+            folder,
+            open: true,
+            references: References::new(),
+            dirmetas: HashMap::new(),
+        })
     }
 
     /// Makes everything that was written durable, then visible, then moves the refs.
@@ -79,7 +89,7 @@ impl Transaction {
     }
 
     fn sync(&self) -> Result<()> {
-        let synced = File::open(&self.path).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+        let synced = rustix::fs::syncfs(&self.folder).map_err(std::io::Error::from);
         synced.with_context(|| format!("making durable what is in {}", self.path.display()))
     }
 
