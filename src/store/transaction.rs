@@ -72,19 +72,26 @@ impl Transaction {
     /// `Kind::Machine` for a full disk and its like; whatever ref has moved names what is durable.
     pub fn commit(mut self) -> Result<()> {
         self.sync()?;
+        if self.references.is_empty() {
+            return self.show_objects();
+        }
         // libostree's lock, by another transaction: nobody removes an object that has no ref yet.
         let lock = Store::open_any(&self.path)?.transaction()?;
+        self.show_objects()?;
+        let references = Ready::write(&self.path, std::mem::take(&mut self.references))?;
+        self.sync()?;
+        references.give_names()?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Gives objects their names, and what libostree had locked free.
+    fn show_objects(&mut self) -> Result<()> {
         self.repo.set_disable_fsync(true);
         let ended = self.repo.commit_transaction(gio::Cancellable::NONE);
         self.repo.set_disable_fsync(false);
         ended.map_err(|error| self.foreign(error))?;
-        self.open = false;
-        if !self.references.is_empty() {
-            let references = Ready::write(&self.path, std::mem::take(&mut self.references))?;
-            self.sync()?;
-            references.give_names()?;
-        }
-        drop(lock);
+        self.open = false; // so that Drop does not abort it
         Ok(())
     }
 
