@@ -21,7 +21,7 @@ help:
 	@echo 'make check      formatting, lints, import directions, generated help and man pages'
 	@echo 'make build      the program, in $(RELEASE)'
 	@echo 'make setup      install what is missing, which may use root; the other targets run what they need of it'
-	@echo 'make bench      time images beside other systems, and each stage; takes 45 minutes'
+	@echo 'make bench      time images beside other systems, and each stage; takes an hour'
 	@echo 'make bench-docs what it measured, into docs/benchmarks.md'
 	@echo 'make views      time file-heavy work in each view of the sandbox'
 	@echo 'make equality   foreign images with and without acceleration, compared; takes an hour'
@@ -60,7 +60,7 @@ check: setup-build
 	$(CARGO) test --locked --test architecture
 	$(CARGO) test --locked --lib cli::
 
-# Best on a machine that does nothing else. BENCH has options: --quick, --only macro|stages|images, --rounds N.
+# Best on a machine that does nothing else. BENCH has options: --quick, --only macro|pairs|stages|images, --rounds N.
 bench: setup-bench build
 	@tests/bench/run $(RELEASE) --out $(TARGET)/bench $(BENCH)
 

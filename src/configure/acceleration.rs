@@ -108,8 +108,10 @@ impl Acceleration {
 
     /// Lets [`keys::KEY`] be small, which the commit must not have.
     pub(super) fn allow_small_keys(&self, plan: &mut sandbox::Plan) {
-        let target = keys::THROWN_AWAY.trim_start_matches('/').as_bytes().to_vec();
-        plan.mounts.push(Mount { target, source: Source::ReadOnly(self.keys()) });
+        if self.plan.scripts.contains(keys::PROGRAM) {
+            let target = keys::THROWN_AWAY.trim_start_matches('/').as_bytes().to_vec();
+            plan.mounts.push(Mount { target, source: Source::ReadOnly(self.keys()) });
+        }
     }
 
     /// Adds the twins to a plan whose emulator is `emulator`.

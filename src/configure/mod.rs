@@ -125,8 +125,9 @@ struct Ran {
     slowest: Vec<SlowPackage>,
 }
 
-/// Runs the scripts in a sandbox. `whole`: nobody gets to see what a stopped run leaves, so that some programs may
-/// run in the background, and what the commit is not to have need not be good.
+/// Runs the scripts in a sandbox. `whole`: what a failed or stopped run leaves becomes no image and no folder (`run
+/// --failed` may show it), so that some programs may run in the background, and what the result is not to have need not
+/// be good.
 fn run_stage_two(
     inputs: &Inputs<'_>,
     whole: bool,

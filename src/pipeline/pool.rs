@@ -1,6 +1,11 @@
 //! `fetch`: the debs of locks into the repository, each once, and what foreign images need on this machine.
 
-use std::{collections::BTreeMap, io::Read, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{Session, joint::Tools, locks, write_back::while_writing_back};
 use crate::{
@@ -68,15 +73,19 @@ fn run_with(session: &Session<'_>, images: &[(&Image, &Lockfile)], tools: Option
         .iter()
         .flat_map(|(image, _)| &image.request.repositories)
         .all(|repository| !repository.trusted);
+    let unpacked = AtomicU64::new(0);
     let make_sink = || {
         let ingester = Ingester::new(&session.repo)?.of_archive(is_signed);
-        let pool = Pool { ingester, tools: tools.as_ref() };
+        let pool = Pool { ingester, tools: tools.as_ref(), unpacked: &unpacked };
         Ok(Box::new(pool) as Box<dyn DebSink + '_>)
     };
     let packages: Vec<&LockedPackage> = wanted.into_values().collect();
     let extras = tools.as_ref().map(|tools| tools as &dyn Extras);
     let acquire = Acquire::new(session.offline, session.stop);
-    run(session, &name(images, first), &repositories, &acquire, (&packages, extras), &make_sink)
+    let name = name(images, first);
+    while_writing_back(&session.repo, &unpacked, || {
+        run(session, &name, &repositories, &acquire, (&packages, extras), &make_sink)
+    })
 }
 
 /// Downloads packages, and extra ones with them, into sinks.
@@ -97,10 +106,10 @@ pub(super) fn run<'a>(
         reporter: session.reporter,
         make_sink,
     };
-    while_writing_back(&session.repo, || match extras {
+    match extras {
         Some(extras) => fetch.run_with(packages, extras),
         None => fetch.run(packages),
-    })
+    }
 }
 
 /// What events call these images.
@@ -140,14 +149,18 @@ pub(super) fn ingested(session: &Session<'_>, lockfile: &Lockfile) -> Result<Ing
 struct Pool<'a> {
     ingester: Ingester,
     tools: Option<&'a Tools<'a>>,
+    /// The bytes of all packages that any thread has unpacked.
+    unpacked: &'a AtomicU64,
 }
 
 impl DebSink for Pool<'_> {
     fn deb(&mut self, package: &LockedPackage, body: &mut dyn Read) -> Result<()> {
         match self.tools.and_then(|tools| tools.emulators(package)) {
-            Some(programs) => ingest::extract(self.ingester.store(), package, body, programs),
-            None => self.ingester.ingest(package, body).map(|_| ()),
+            Some(programs) => ingest::extract(self.ingester.store(), package, body, programs)?,
+            None => drop(self.ingester.ingest(package, body)?),
         }
+        self.unpacked.fetch_add(package.size, Ordering::Relaxed);
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {

@@ -3,27 +3,43 @@
 
 use std::{
     path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::Duration,
 };
 
-use crate::store;
+use crate::{Result, store};
 
-/// How long what was written stays in memory. A folder's blocks are written each time; so not at once.
+/// How long what was written stays in memory. Folders are written each time; so not at once.
 const PAUSE: Duration = Duration::from_millis(500);
+/// So many bytes of packages must have come in the meantime: where the network is slow, nobody will have to wait.
+const LEAST: u64 = 4 << 20;
 
-/// Does some work that fills a repository.
-pub(super) fn while_writing_back<T>(repository: &Path, work: impl FnOnce() -> T) -> T {
+/// Does some work that unpacks packages into a repository, and counts their bytes.
+pub(super) fn while_writing_back(
+    repository: &Path,
+    unpacked: &AtomicU64,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let (is_done, done) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        scope.spawn(move || {
+        let writer = scope.spawn(move || {
+            let mut written = 0;
             while done.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
-                store::write_back(repository);
+                let now = unpacked.load(Ordering::Relaxed);
+                if now - written >= LEAST {
+                    store::write_back(repository)?;
+                    written = now;
+                }
             }
+            Ok(())
         });
-        let result = work();
+        let worked = work();
         drop(is_done);
-        result
+        let written = writer.join().map_err(|_| crate::Error::bug("a thread panicked"))?;
+        worked.and(written)
     })
 }

@@ -27,7 +27,6 @@ mod in_use;
 mod object;
 mod prune;
 pub mod records;
-mod references;
 mod transaction;
 mod tree;
 mod walk;
@@ -270,10 +269,13 @@ impl Store {
     }
 }
 
-/// Writes to the disk what is in memory of a repository, and of what else is in its file system. What fails, a
-/// transaction is told of when it is committed.
-pub fn write_back(repository: &Path) {
-    let _ = std::fs::File::open(repository).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+/// Writes to the disk what is in memory of a repository, and of what else is in its file system.
+///
+/// # Errors
+/// What could not be written; transactions that are open are told of that when they are committed, too.
+pub fn write_back(repository: &Path) -> Result<()> {
+    let written = std::fs::File::open(repository).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+    written.with_context(|| format!("writing to the repository {}", repository.display()))
 }
 
 /// A value of a commit's metadata, or of what stands beside it.

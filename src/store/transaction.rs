@@ -1,7 +1,7 @@
 //! Writing: objects are staged, and become visible, with the refs that name them, in one step.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -19,9 +19,7 @@ use super::{
         HEADER_PREFIX, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, file_header, link_text, metadata_variant,
         xattrs_variant,
     },
-    parse_checksum,
-    references::{self, Ready, References},
-    variant_type,
+    parse_checksum, variant_type,
 };
 use crate::{
     artefacts::Metadata,
@@ -33,7 +31,8 @@ use crate::{
 /// has room for one.
 const INLINE_LIMIT: u64 = 4 << 20;
 
-/// A transaction: dropped without [`Transaction::commit`], nothing of it stays.
+/// A transaction: dropped without [`Transaction::commit`], nothing of it is seen. What was staged the next one takes, or
+/// removes.
 pub struct Transaction {
     repo: ostree::Repo,
     path: PathBuf,
@@ -41,8 +40,8 @@ pub struct Transaction {
     /// then, also of one that another process has been told of.
     folder: File,
     open: bool,
-    /// What it moves.
-    references: References,
+    /// What refs are to name; none: they are to be gone.
+    references: BTreeMap<String, Option<Sha256>>,
     /// Written dirmeta objects, by their bytes: a tree has thousands of folders and few kinds.
     dirmetas: HashMap<Vec<u8>, Sha256>,
 }
@@ -58,54 +57,65 @@ impl Transaction {
             path,
             folder,
             open: true,
-            references: References::new(),
+            references: BTreeMap::new(),
             dirmetas: HashMap::new(),
         })
     }
 
     /// Makes everything that was written durable, then visible, then moves the refs.
     ///
-    /// Contents are durable before objects have names, those before refs name them: two syncfs(2). libostree
-    /// has one, an fsync for each of its 256 folders and one for each ref, which takes a multiple of that.
+    /// Contents are durable before objects have names, and those before a ref names them: two syncfs(2). libostree has
+    /// one, and an fsync for each of its 256 folders, which takes a multiple of that. Without a ref to move, names become
+    /// durable with the next transaction that moves one. With libostree's `core.fsync=false` nothing is.
     ///
     /// # Errors
     /// `Kind::Machine` for a full disk and its like; whatever ref has moved names what is durable.
     pub fn commit(mut self) -> Result<()> {
         self.sync()?;
-        if self.references.is_empty() {
-            return self.show_objects();
-        }
-        // libostree's lock, by another transaction: nobody removes an object that has no ref yet.
-        let lock = Store::open_any(&self.path)?.transaction()?;
-        self.show_objects()?;
-        let references = Ready::write(&self.path, std::mem::take(&mut self.references))?;
-        self.sync()?;
-        references.give_names()?;
-        drop(lock);
-        Ok(())
-    }
-
-    /// Gives objects their names, and what libostree had locked free.
-    fn show_objects(&mut self) -> Result<()> {
+        // libostree's lock, which its binding cannot take but by another transaction: nobody removes an object that has no
+        // ref yet.
+        let _lock = Store::open_any(&self.path)?.transaction()?;
+        let as_configured = self.repo.is_disable_fsync();
         self.repo.set_disable_fsync(true);
         let ended = self.repo.commit_transaction(gio::Cancellable::NONE);
-        self.repo.set_disable_fsync(false);
+        self.repo.set_disable_fsync(as_configured);
         ended.map_err(|error| self.foreign(error))?;
         self.open = false; // so that Drop does not abort it
+        let references = std::mem::take(&mut self.references);
+        let moved = |(reference, commit): &(String, Option<Sha256>)| !self.is_at(reference, *commit);
+        let references: Vec<_> = references.into_iter().filter(moved).collect();
+        if references.is_empty() {
+            return Ok(());
+        }
+        self.sync()?;
+        for (reference, commit) in references {
+            let commit = commit.map(|commit| commit.to_string());
+            let moved =
+                self.repo.set_ref_immediate(None, &reference, commit.as_deref(), gio::Cancellable::NONE);
+            moved.map_err(|error| self.foreign(error).context(format!("moving the ref {reference}")))?;
+        }
         Ok(())
     }
 
     fn sync(&self) -> Result<()> {
+        if self.repo.is_disable_fsync() {
+            return Ok(());
+        }
         let synced = rustix::fs::syncfs(&self.folder).map_err(std::io::Error::from);
         synced.with_context(|| format!("making durable what is in {}", self.path.display()))
     }
 
-    /// Lets a ref name a commit, once the transaction is committed. The file of a ref that names it
-    /// already is not written again (libostree would): others may go by its time.
+    /// Whether a ref names this already. Then its file is not written again (libostree would): others may go
+    /// by its time.
+    fn is_at(&self, reference: &str, commit: Option<Sha256>) -> bool {
+        let file = self.path.join("refs/heads").join(reference);
+        let named = std::fs::read_to_string(file).ok();
+        commit.is_some_and(|commit| named.is_some_and(|text| text.trim_end() == commit.to_string()))
+    }
+
+    /// Lets a ref name a commit, once the transaction is committed.
     pub fn set_reference(&mut self, reference: &str, commit: Sha256) {
-        if !references::names(&self.path, reference, commit) {
-            self.references.insert(reference.to_owned(), Some(commit));
-        }
+        self.references.insert(reference.to_owned(), Some(commit));
     }
 
     /// Lets a ref, whether it is there or not, be gone once the transaction is committed.
@@ -312,7 +322,7 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if self.open {
-            // What stays behind after a failure here is in tmp/ and goes with the next transaction.
+            // What stays behind after a failure here is in tmp/, where libostree removes what is a day old.
             let _ = self.repo.abort_transaction(gio::Cancellable::NONE);
         }
     }

@@ -80,7 +80,7 @@ def warm(bench, parts):
                 found.update(apt.uris([*packages, *LEAVES]))
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(get, sorted(found)))
-        if "macro" not in parts:
+        if not {"macro", "pairs"}.intersection(parts):
             continue
         for name, packages in sets.items():
             say(f"filling the mirror: {name} {architecture}, {len(found)} packages so far")
@@ -90,7 +90,7 @@ def warm(bench, parts):
             if name == "embedded" and "failed" not in record:
                 repositories[architecture] = project.repository
             debootstrap = peers.Debootstrap(bench)
-            if not debootstrap.missing():
+            if "macro" in parts and not debootstrap.missing():
                 place = bench.place(f"warm debootstrap {name} {architecture}")
                 bench.run(place, debootstrap.download(packages, architecture, place), may_fail=True)
     return repositories

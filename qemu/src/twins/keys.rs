@@ -1,14 +1,18 @@
 //! Host keys that are thrown away are small. openssh-server's script makes them, no image has them unless its
 //! manifest says so, and looking for the primes of a key of today's length takes ssh-keygen(1) a second or two.
-//! They are as random as others.
+//! They are as random as others. Only what that script asks for is changed, to the letter, and not where a link may lead
+//! the key to another place than the one that is left out of images.
 
 use super::TREE;
 
 /// The program in the tree.
-pub(super) const PROGRAM: &str = "usr/bin/ssh-keygen";
+pub const PROGRAM: &str = "usr/bin/ssh-keygen";
 
 /// The one kind that takes long. Whoever allows this must not let it get into an image.
 pub const KEY: &str = "/etc/ssh/ssh_host_rsa_key";
+
+/// The folder that it is in.
+const FOLDER: &str = "/etc/ssh";
 
 /// A file inside the sandbox that is there where [`KEY`] is thrown away.
 pub const THROWN_AWAY: &str = "/.treestrap/keys-are-thrown-away";
@@ -20,18 +24,16 @@ const BITS: u32 = 1024;
 /// The script, without its first line.
 pub(super) fn script() -> String {
     format!(
-        "case \" $* \" in\n\
-        *' -b '*) ;;\n\
-        *' -f {KEY} '*)\n\
-        [ ! -e {THROWN_AWAY} ] || ! {TREE}/{PROGRAM} \"$@\" -b {BITS} </dev/null >/dev/null 2>&1 || exit 0 ;;\n\
-        esac\n\
+        "if [ \"$*\" = '-q -f {KEY} -N  -t rsa' ] && [ -e {THROWN_AWAY} ] && [ ! -L {KEY} ] && [ ! -L {FOLDER} ] &&\n\
+        {TREE}/{PROGRAM} \"$@\" -b {BITS} </dev/null >/dev/null 2>&1\n\
+        then exit 0; fi\n\
         exec {TREE}/{PROGRAM} \"$@\"\n"
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::{fs, os::unix::fs::symlink, process::Command};
 
     use super::*;
     use crate::twins::scripts;
@@ -41,7 +43,7 @@ mod tests {
     fn only_a_key_that_is_thrown_away_is_small() {
         let folder = std::env::temp_dir().join(format!("treestrap-keys-{}", std::process::id()));
         let here = folder.display().to_string();
-        let at = |path: &str| path.replace("/.treestrap", &here);
+        let at = |path: &str| path.replace("/.treestrap", &here).replace("/etc", &here);
         fs::create_dir_all(at(TREE) + "/usr/bin").expect("a folder of the test's own");
         // It refuses small keys while there is a file.
         let program = format!(
@@ -57,37 +59,39 @@ mod tests {
                 Command::new("install").args(["-m", "755", &(path.clone() + ".new"), &path]).status();
             assert!(status.expect("it starts").success());
         }
-        let key = ["-q", "-f", KEY, "-N", "", "-t", "rsa"];
-        let small = ["-q", "-f", KEY, "-N", "", "-t", "rsa", "-b", "1024"].join(" ");
-        let (flag, refuse) = (at(THROWN_AWAY), at("/.treestrap/refuse"));
-        let other = ["-q", "-f", "/etc/ssh/ssh_host_rsa_key_of_mine", "-t", "rsa"];
-        let sized = ["-b", "4096", "-f", KEY, "-t", "rsa"];
-        for (allowed, refused, arguments, expected) in [
-            (true, false, &key[..], small.as_str()),
-            (false, false, &key[..], &key.join(" ")),
-            (true, true, &key[..], &key.join(" ")),
-            (true, false, &other[..], &other.join(" ")),
-            (true, false, &sized[..], &sized.join(" ")),
-            (
-                true,
-                false,
-                &["-l", "-f", "/etc/ssh/ssh_host_rsa_key.pub"][..],
-                "-l -f /etc/ssh/ssh_host_rsa_key.pub",
-            ),
-        ] {
-            for (path, is_there) in [(&flag, allowed), (&refuse, refused)] {
-                let _ = fs::remove_file(path);
-                if is_there {
-                    fs::write(path, "").expect("written");
-                }
-            }
+        let key = at(KEY);
+        let asked = |arguments: &[&str]| {
             let _ = fs::remove_file(at("/.treestrap/asked"));
             let output = Command::new("sh").arg(at("/.treestrap/script")).args(arguments).output();
             let output = output.expect("it starts");
             assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
-            let asked = fs::read_to_string(at("/.treestrap/asked")).expect("it ran");
-            assert_eq!(asked.trim_end(), expected);
+            fs::read_to_string(at("/.treestrap/asked")).expect("it ran").trim_end().to_owned()
+        };
+        let usual = ["-q", "-f", &key, "-N", "", "-t", "rsa"];
+        let (small, full) = (usual.join(" ") + " -b 1024", usual.join(" "));
+        fs::create_dir(at(FOLDER)).expect("made");
+        assert_eq!(asked(&usual), full, "nobody throws it away");
+        fs::write(at(THROWN_AWAY), "").expect("written");
+        assert_eq!(asked(&usual), small);
+        for other in [
+            &["-l", "-f", &key][..],
+            &["-y", "-f", &key],
+            &["-q", "-f", &key, "-N", "", "-t", "rsa", "-b", "4096"],
+            &["-q", "-b4096", "-f", &key, "-N", "", "-t", "rsa"],
+            &["-q", "-f", &(key.clone() + "_of_mine"), "-N", "", "-t", "rsa"],
+            &["-q", "-f", &key, "-N", "a word", "-t", "rsa"],
+        ] {
+            assert_eq!(asked(other), other.join(" "));
         }
+        symlink("elsewhere", &key).expect("a link");
+        assert_eq!(asked(&usual), full, "the key is at another place");
+        fs::remove_file(&key).expect("removed");
+        fs::rename(at(FOLDER), at(FOLDER) + "-moved").expect("renamed");
+        symlink(at(FOLDER) + "-moved", at(FOLDER)).expect("a link");
+        assert_eq!(asked(&usual), full, "the folder is at another place");
+        fs::remove_file(at(FOLDER)).expect("removed");
+        fs::write(at("/.treestrap/refuse"), "").expect("written");
+        assert_eq!(asked(&usual), full, "it takes no small ones");
         fs::remove_dir_all(&folder).expect("it's the test's own");
     }
 }
