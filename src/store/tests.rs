@@ -183,6 +183,9 @@ fn refs_are_as_libostree_makes_them() {
     transaction.set_reference("test", commit);
     transaction.commit().expect("committing");
     store.remove_references(&["theirs/of/three".into(), "nothing".into()]).expect("removed");
+    let left = fs::read_dir(store.path().join("tmp")).expect("a folder");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("staging-")), "{left:?}");
     assert_eq!(refs(), ["ours/of/three", "test"]);
 }
 

@@ -72,21 +72,16 @@ impl Transaction {
     /// `Kind::Machine` for a full disk and its like; whatever ref has moved names what is durable.
     pub fn commit(mut self) -> Result<()> {
         self.sync()?;
-        // libostree's lock, which its binding cannot take but by another transaction: nobody removes an object that has no
-        // ref yet.
-        let _lock = Store::open_any(&self.path)?.transaction()?;
-        let as_configured = self.repo.is_disable_fsync();
-        self.repo.set_disable_fsync(true);
-        let ended = self.repo.commit_transaction(gio::Cancellable::NONE);
-        self.repo.set_disable_fsync(as_configured);
-        ended.map_err(|error| self.foreign(error))?;
-        self.open = false; // so that Drop does not abort it
         let references = std::mem::take(&mut self.references);
-        let moved = |(reference, commit): &(String, Option<Sha256>)| !self.is_at(reference, *commit);
-        let references: Vec<_> = references.into_iter().filter(moved).collect();
+        let moves = |(reference, commit): &(String, Option<Sha256>)| !self.is_at(reference, *commit);
+        let references: Vec<_> = references.into_iter().filter(moves).collect();
         if references.is_empty() {
-            return Ok(());
+            return self.end();
         }
+        // libostree's lock, which its binding cannot take but by another transaction: nobody removes an object that has no
+        // ref yet. (A transaction takes what a killed one has staged; so it, too, has to end behind a sync.)
+        let mut lock = Store::open_any(&self.path)?.transaction()?;
+        self.end()?;
         self.sync()?;
         for (reference, commit) in references {
             let commit = commit.map(|commit| commit.to_string());
@@ -94,6 +89,17 @@ impl Transaction {
                 self.repo.set_ref_immediate(None, &reference, commit.as_deref(), gio::Cancellable::NONE);
             moved.map_err(|error| self.foreign(error).context(format!("moving the ref {reference}")))?;
         }
+        lock.end()
+    }
+
+    /// Gives objects their names, and libostree's lock up. Nothing becomes durable.
+    fn end(&mut self) -> Result<()> {
+        let as_configured = self.repo.is_disable_fsync();
+        self.repo.set_disable_fsync(true);
+        let ended = self.repo.commit_transaction(gio::Cancellable::NONE);
+        self.repo.set_disable_fsync(as_configured);
+        ended.map_err(|error| self.foreign(error))?;
+        self.open = false; // so that Drop does not abort it
         Ok(())
     }
 
