@@ -34,7 +34,7 @@ pub struct Acceleration {
     commit: Sha256,
     /// The checked-out tree.
     tree: PathBuf,
-    /// The folder of the interpreter, the log and the lock.
+    /// The folder of the interpreter, the log, the lock and the mark of keys.
     folder: sandbox::LayerFolder,
 }
 

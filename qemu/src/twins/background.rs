@@ -34,7 +34,8 @@ pub fn has(path: &str) -> bool {
     PROGRAMS.iter().any(|(program, _)| *program == path)
 }
 
-/// The script for a program, without its first line. What shells and debconf(7) have open up to descriptor 9 does not stay open.
+/// The script for a program, without its first line. What shells and debconf(7) have open up to descriptor 9 does
+/// not stay open.
 pub(super) fn script(path: &str) -> String {
     let close: String = (3..=9).map(|number| format!(" {number}>&-")).collect();
     format!(
@@ -63,11 +64,12 @@ mod tests {
     use std::{
         fs,
         io::Read,
+        path::Path,
         process::{Child, Command, Stdio},
     };
 
     use super::*;
-    use crate::twins::scripts;
+    use crate::twins::{scripts, tests::install};
 
     /// The script with this machine's shell and flock(1), and a program that ends when the test wants it to.
     #[test]
@@ -95,9 +97,7 @@ mod tests {
             ("usr/bin/mandb", &program),
         ] {
             let path = format!("{}/{path}", at(TREE));
-            fs::write(path.clone() + ".new", content).expect("written");
-            // By a process of its own: nobody may start what another has open to write.
-            run(&["install", "-m", "755", &(path.clone() + ".new"), &path]);
+            install(Path::new(&path), content.as_bytes());
         }
         for (path, content) in
             [(LOCK, ""), (LOG, ""), ("/.treestrap/script", &scripts::script("usr/bin/mandb").expect("one"))]

@@ -102,6 +102,7 @@ mod tests {
     use std::{fs, process::Command};
 
     use super::*;
+    use crate::twins::tests::install;
 
     /// getconf(1) tells what the loader was told.
     #[test]
@@ -119,12 +120,7 @@ mod tests {
         }
         assert!(loader.len() == before.len() && loader != before);
         let changed = std::env::temp_dir().join(format!("treestrap-ld.so-{}", std::process::id()));
-        let written = changed.with_extension("new");
-        fs::write(&written, &loader).expect("the changed one");
-        // By a process of its own: nobody may start what another has open to write.
-        let status = Command::new("install").args(["-m", "755"]).args([&written, &changed]).status();
-        assert!(status.expect("it starts").success());
-        fs::remove_file(&written).expect("it's the test's own");
+        install(&changed, &loader);
         let asked = |name: &str| {
             let output = Command::new(&changed).args(["/usr/bin/getconf", name]).output().expect("it starts");
             assert!(output.status.success(), "{name}: {output:?}");

@@ -33,10 +33,10 @@ pub(super) fn script() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, process::Command};
+    use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
     use super::*;
-    use crate::twins::scripts;
+    use crate::twins::{scripts, tests::install};
 
     /// The script with this machine's shell, before a program that says what it was asked for.
     #[test]
@@ -53,11 +53,7 @@ mod tests {
         let script = scripts::script(PROGRAM).expect("there is one");
         for (path, content) in [(at(TREE) + "/" + PROGRAM, program), (at("/.treestrap/script"), at(&script))]
         {
-            fs::write(path.clone() + ".new", content).expect("written");
-            // By a process of its own: nobody may start what another has open to write.
-            let status =
-                Command::new("install").args(["-m", "755", &(path.clone() + ".new"), &path]).status();
-            assert!(status.expect("it starts").success());
+            install(Path::new(&path), content.as_bytes());
         }
         let key = at(KEY);
         let asked = |arguments: &[&str]| {

@@ -1,7 +1,23 @@
 //! Planning, on packages made up for it.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
 use super::*;
 use crate::program::Identity;
+
+/// Writes a program that can be started at once: by a process of its own, since nobody may start what another has open
+/// to write.
+pub(super) fn install(path: &Path, content: &[u8]) {
+    let written = PathBuf::from(format!("{}.new", path.display()));
+    fs::write(&written, content).expect("written");
+    let status = Command::new("install").args(["-m", "755"]).args([&*written, path]).status();
+    assert!(status.expect("it starts").success());
+    fs::remove_file(&written).expect("it's the test's own");
+}
 
 fn object(machine: &Machine, name: &str) -> Object {
     let Identity { wide, big_endian, machine: number } = machine.identity;
